@@ -1,0 +1,73 @@
+# nodejoin. `make help` lists what there is. Needs Go, git and make; nothing else is required for any target.
+GO ?= go
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),v0.0.0-dev)
+COMMIT ?= $(or $(shell git rev-parse --verify --quiet HEAD 2>/dev/null),unknown)
+# The race detector needs a C compiler and its headers: `make test RACE=` does without, RACE=-race insists.
+RACE ?= $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && \
+	printf '\043include <pthread.h>\n' | $$($(GO) env CC) -fsyntax-only -x c - 2>/dev/null && echo -race)
+PACKAGES ?= ./...
+TESTFLAGS ?=
+FUZZTIME ?= 30s
+KEEP ?=
+
+CLI := github.com/nodejoin/nodejoin/agent/cmd/cli
+# No date and no path of this machine: the same commit gives the same bytes.
+LDFLAGS = -s -w -X $(CLI).Version=$(VERSION) -X $(CLI).Commit=$(COMMIT)
+
+# The nested modules that have code, each built as test/testbed builds them, so that Kubernetes is compiled once.
+MODULES = $(shell find . -mindepth 2 -name go.mod -not -path '*/.*' | sed 's,/go.mod$$,,' | sort | \
+	while read -r m; do [ -z "$$(find "$$m" -name '*.go' | head -n 1)" ] || echo "$$m"; done)
+TESTED_MODULES = $(shell for m in $(MODULES); do [ -z "$$(find "$$m" -name '*_test.go' | head -n 1)" ] || echo "$$m"; done)
+define nested # modules, verb
+$(foreach m,$(1),CGO_ENABLED=0 GOWORK=off $(GO) -C $(m) $(2) -trimpath -mod=readonly ./...
+)
+endef
+
+export GO
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := build
+.PHONY: build test demo bench lint fmt fuzz controlplane deps clean help
+
+build: ## compile bin/nodejoin: static, stripped, reproducible (VERSION, COMMIT)
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/nodejoin ./agent/cmd/nodejoin
+
+test: deps controlplane ## vet and test everything against a real control plane (PACKAGES, TESTFLAGS, RACE)
+	$(call nested,$(TESTED_MODULES),vet)
+	$(call nested,$(TESTED_MODULES),test)
+	$(GO) vet $(RACE) ./...
+	$(GO) test $(RACE) -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+demo: build deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running)
+	KEEP='$(KEEP)' $(GO) run ./test/demo
+
+bench: build controlplane ## measure joining and rotating against the reference
+	$(GO) run ./test/bench
+
+lint: ## golangci-lint over this module; go vet over the nested ones
+	.ci/golangci-lint run ./...
+	$(call nested,$(MODULES),vet)
+
+fmt: ## format every Go file (gofumpt, import groups)
+	.ci/golangci-lint fmt
+
+fuzz: ## run each fuzz target for a while (FUZZTIME=30s)
+	@set -eu; packages=$$($(GO) list -f '{{.ImportPath}} {{.Dir}}' ./...); \
+	echo "$$packages" | while read -r package dir; do \
+		for target in $$(cat "$$dir"/*_test.go 2>/dev/null | sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
+		done; \
+	done
+
+controlplane: ## build the control plane that tests run against, once (the first time takes about ten minutes)
+	$(GO) run ./test/testbed/cmd/build-controlplane
+
+deps: ## install what a real kubelet needs where that is possible (NODEJOIN_NO_INSTALL=1: nothing)
+	@.ci/deps
+
+clean: ## remove what the other targets left in the tree; caches outside it stay
+	rm -rf bin dist coverage coverage.* *.test *.out
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
