@@ -1,0 +1,227 @@
+package bootstrap
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// Deadlines of one connection. A server that accepts and says nothing is given up after them, and a peer that went
+// away without a word is noticed within pingAfter+pingTimeout.
+const (
+	dialTimeout      = 5 * time.Second
+	handshakeTimeout = 10 * time.Second
+	pingAfter        = 30 * time.Second
+	pingTimeout      = 15 * time.Second
+)
+
+// Connection is an [http.RoundTripper] to one API server at a time, over as few connections as the protocol allows:
+// one with HTTP/2, and one per request in flight with HTTP/1.1. It is opened on demand, tries its endpoints in turn, and
+// sends nothing to a server that its Trust has not verified. It is safe for concurrent use.
+//
+// [http.Transport]'s own pool would open a connection for each of two requests that start together, and cannot be told
+// to open one before the first request: hence this one, on [http.Transport.NewClientConn].
+type Connection struct {
+	// Endpoints are tried in turn, beginning with the one that worked last.
+	Endpoints []Endpoint
+	// TLSServerName is the name that the servers' certificates carry; "" is the endpoint's own.
+	TLSServerName string
+	// ProxyURL is the proxy on the way; nil for none. The environment is not asked.
+	ProxyURL *url.URL
+	// Trust decides about servers.
+	Trust *Trust
+	// Certificate is what this side presents; nil for none.
+	Certificate *tls.Certificate
+	// Log gets a line for each endpoint that failed; nil for none.
+	Log *slog.Logger
+
+	dialing sync.Mutex // held while a connection is opened, so that requests that start together share it
+	mu      sync.Mutex // guards what follows
+	conns   []*http.ClientConn
+	current int // index of the endpoint in use
+}
+
+// ConnectionTo returns a Connection to a cluster that discovery has verified.
+func ConnectionTo(cluster *Cluster, log *slog.Logger) *Connection {
+	trust := NewTrust()
+	trust.Settle(cluster.CA, nil)
+	return &Connection{Endpoints: cluster.Endpoints, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL, Trust: trust, Log: log}
+}
+
+// Endpoint returns the endpoint in use, or that will be tried next.
+func (c *Connection) Endpoint() Endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Endpoints[c.current]
+}
+
+// Open opens a connection unless there is one with room for a request.
+func (c *Connection) Open(ctx context.Context) error {
+	conn, err := c.reserve(ctx)
+	if err != nil {
+		return err
+	}
+	conn.Release()
+	return nil
+}
+
+// RoundTrip implements [http.RoundTripper]. The host of the request's URL is replaced by the endpoint's.
+func (c *Connection) RoundTrip(req *http.Request) (*http.Response, error) {
+	conn, err := c.reserve(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	sent := req.Clone(req.Context())
+	sent.URL.Host = c.Endpoint().String()
+	sent.Host = ""
+	return conn.RoundTrip(sent)
+}
+
+// Close closes all connections and with them the requests in flight. The Connection can be used again.
+func (c *Connection) Close() {
+	c.mu.Lock()
+	conns := c.conns
+	c.conns = nil
+	c.mu.Unlock()
+	for _, conn := range conns {
+		_ = conn.Close() // it is given up
+	}
+}
+
+// Next closes all connections and goes on with the next endpoint.
+func (c *Connection) Next() {
+	c.Close()
+	c.mu.Lock()
+	c.current = (c.current + 1) % len(c.Endpoints)
+	c.mu.Unlock()
+}
+
+// reserve returns a connection with a place for one request taken on it.
+func (c *Connection) reserve(ctx context.Context) (*http.ClientConn, error) {
+	if conn := c.spare(); conn != nil {
+		return conn, nil
+	}
+	c.dialing.Lock()
+	defer c.dialing.Unlock()
+	if conn := c.spare(); conn != nil { // opened by another request meanwhile
+		return conn, nil
+	}
+	conn, err := c.dialInTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Reserve(); err != nil {
+		_ = conn.Close() // it never served
+		return nil, fmt.Errorf("the connection to %s ended at once: %w", c.Endpoint(), err)
+	}
+	c.mu.Lock()
+	c.conns = append(c.conns, conn)
+	c.mu.Unlock()
+	return conn, nil
+}
+
+// spare returns a live connection with room for a request, reserved, and forgets the dead ones.
+func (c *Connection) spare() *http.ClientConn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var spare *http.ClientConn
+	live := c.conns[:0]
+	for _, conn := range c.conns {
+		if conn.Err() != nil {
+			continue
+		}
+		live = append(live, conn)
+		if spare == nil && conn.Reserve() == nil {
+			spare = conn
+		}
+	}
+	c.conns = live
+	return spare
+}
+
+// dialInTurn tries every endpoint once. The error is final only if every endpoint's is: one that is merely out of
+// reach may come back.
+func (c *Connection) dialInTurn(ctx context.Context) (*http.ClientConn, error) {
+	var failures []error
+	for range c.Endpoints {
+		conn, err := c.dial(ctx, c.Endpoint())
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if c.Log != nil && len(c.Endpoints) > 1 {
+			c.Log.Warn("API server is out of use, trying the next", "endpoint", c.Endpoint().String(), "err", err)
+		}
+		failures = append(failures, err)
+		c.mu.Lock()
+		c.current = (c.current + 1) % len(c.Endpoints)
+		c.mu.Unlock()
+	}
+	return nil, allFailed(failures)
+}
+
+// allFailed makes one error, on one line, of one for each endpoint. It is final only if all of them are.
+func allFailed(failures []error) error {
+	if len(failures) == 1 {
+		return failures[0]
+	}
+	texts := make([]string, len(failures))
+	final := true
+	for i, err := range failures {
+		texts[i] = err.Error()
+		final = final && fault.IsFinal(err)
+	}
+	if final {
+		return fault.New(fault.ClassOf(failures[0]), fault.Remedy(failures[0]), "none of the API servers will do: %s", strings.Join(texts, "; "))
+	}
+	return fmt.Errorf("none of the API servers can be used now: %s", strings.Join(texts, "; "))
+}
+
+func (c *Connection) dial(ctx context.Context, endpoint Endpoint) (*http.ClientConn, error) {
+	name := c.TLSServerName
+	if name == "" {
+		name = endpoint.host
+	}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         name,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection verifies, once Trust is settled
+		VerifyConnection:   c.Trust.verifyConnection(ctx, name),
+	}
+	if c.Certificate != nil {
+		config.Certificates = []tls.Certificate{*c.Certificate}
+	}
+	transport := newTransport(config, c.ProxyURL)
+	transport.ForceAttemptHTTP2 = true
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	conn, err := transport.NewClientConn(ctx, "https", endpoint.String())
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to %s: %w", endpoint, err)
+	}
+	return conn, nil
+}
+
+// newTransport returns a transport with our deadlines, without the environment's proxies.
+func newTransport(config *tls.Config, proxy *url.URL) *http.Transport {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: handshakeTimeout,
+		DisableCompression:  true,
+	}
+	if proxy != nil {
+		transport.Proxy = http.ProxyURL(proxy)
+	}
+	return transport
+}

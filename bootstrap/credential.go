@@ -1,0 +1,40 @@
+package bootstrap
+
+import (
+	"net/http"
+
+	"k8s.io/client-go/transport"
+)
+
+// Credential is a way to authenticate before the node has its certificate.
+type Credential interface {
+	// Authenticate returns a RoundTripper that adds the credential to each request.
+	Authenticate(next http.RoundTripper) http.RoundTripper
+	// String names the credential for a person, without any secret.
+	String() string
+	// Remedy says how to make another one, when this one is refused.
+	Remedy() string
+}
+
+// BearerToken is a Credential of one bearer token (RFC 6750).
+type BearerToken struct {
+	Name   string // for a person, for example "the bootstrap token abcdef"
+	Token  Secret
+	Advice string // how to make another one
+}
+
+// Credential returns the token as one.
+func (t Token) Credential() *BearerToken {
+	return &BearerToken{Name: "the bootstrap token " + t.ID, Token: t.Bearer(), Advice: makeToken}
+}
+
+// Authenticate implements [Credential].
+func (b *BearerToken) Authenticate(next http.RoundTripper) http.RoundTripper {
+	return transport.NewBearerAuthRoundTripper(b.Token.Reveal(), next)
+}
+
+// String implements [Credential].
+func (b *BearerToken) String() string { return b.Name }
+
+// Remedy implements [Credential].
+func (b *BearerToken) Remedy() string { return b.Advice }

@@ -1,0 +1,163 @@
+package bootstrap
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// Discovery is how an untrusted machine obtains a verified Cluster.
+type Discovery interface {
+	// Discover makes one attempt. A final error (see package fault) says that no other attempt will do better.
+	Discover(ctx context.Context) (*Cluster, error)
+	// Candidates are the API servers to which a connection may be opened while Discover runs, kept from being used
+	// until its result has verified them; none where Discover needs no round trip.
+	Candidates() []Endpoint
+}
+
+// Connect runs a discovery and returns the cluster with a connection to it, verified and, where possible, already
+// open: the handshake of the connection that will carry the credential runs at the same time as the discovery, and
+// stops short of its end until the discovery has told whom to trust (see [Trust]). The caller closes the connection.
+func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string, log *slog.Logger) (*Cluster, *Connection, error) {
+	candidates := d.Candidates()
+	if len(candidates) == 0 {
+		cluster, err := d.Discover(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return cluster, ConnectionTo(cluster, log), nil
+	}
+	early := &Connection{Endpoints: candidates, TLSServerName: serverName, ProxyURL: proxy, Trust: NewTrust()}
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	opened := make(chan error, 1)
+	go func() { opened <- early.Open(opening) }()
+	cluster, err := d.Discover(ctx)
+	if err != nil {
+		cancel()
+		if <-opened == nil {
+			early.Close()
+		}
+		return nil, nil, err
+	}
+	early.Trust.Settle(cluster.CA, nil)
+	if <-opened == nil && early.Endpoint() == cluster.Endpoints[0] && early.TLSServerName == cluster.TLSServerName {
+		early.Endpoints, early.current, early.Log = cluster.Endpoints, 0, log
+		return cluster, early, nil
+	}
+	early.Close() // cluster-info names another server, or the handshake failed
+	return cluster, ConnectionTo(cluster, log), nil
+}
+
+// Known is the discovery of a cluster whose CA is known beforehand: by a CA file or a discovery file on this machine.
+type Known struct{ Cluster Cluster }
+
+// Discover implements [Discovery].
+func (k *Known) Discover(context.Context) (*Cluster, error) { return &k.Cluster, nil }
+
+// Candidates implements [Discovery].
+func (k *Known) Candidates() []Endpoint { return nil }
+
+// ReadBundle reads a CA file. Every mistake is one of the operator's input.
+func ReadBundle(path string, now time.Time) (Bundle, error) {
+	const remedy = "copy the cluster's CA certificate from a control-plane node: /etc/kubernetes/pki/ca.crt"
+	f, err := os.Open(path)
+	if err != nil {
+		return Bundle{}, fault.New(fault.Usage, remedy, "cannot read the CA file: %w", err)
+	}
+	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
+	data, err := io.ReadAll(io.LimitReader(f, maxBundleBytes+1))
+	if err != nil {
+		return Bundle{}, fault.New(fault.Usage, remedy, "cannot read the CA file: %w", err)
+	}
+	bundle, err := ParseBundle(data, now)
+	if err != nil {
+		return Bundle{}, fault.New(fault.Usage, remedy, "%s: %w", path, err)
+	}
+	return bundle, nil
+}
+
+// ReadDiscoveryFile reads a kubeconfig of this machine as kubeadm's --discovery-file and the kubelet's
+// --bootstrap-kubeconfig: one cluster and, if its user has one, a bearer token, which is returned too.
+func ReadDiscoveryFile(path string, now time.Time) (*Known, Secret, error) {
+	const remedy = "write a kubeconfig with one cluster: its server and certificate-authority-data"
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
+	}
+	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
+	data, err := io.ReadAll(io.LimitReader(f, maxKubeconfig+1))
+	if err != nil {
+		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
+	}
+	found, err := parseKubeconfig(data, dir, now)
+	if err != nil {
+		return nil, Secret{}, fault.New(fault.Usage, remedy, "the discovery file %s cannot be used: %w", path, err)
+	}
+	return &Known{Cluster: found.cluster}, found.bearer, nil
+}
+
+// IsURL reports whether a --discovery-file names something to fetch.
+func IsURL(file string) bool { return strings.Contains(file, "://") }
+
+// FromURL is the discovery by a kubeconfig that an https server hands out. The server is verified against this
+// machine's own trust store, redirects are not followed, and what it hands out may name a cluster and nothing else.
+type FromURL struct {
+	URL      string
+	ProxyURL *url.URL // the proxy on the way; nil for none
+}
+
+// ParseDiscoveryURL checks the URL of a discovery file.
+func ParseDiscoveryURL(text string, proxy *url.URL) (*FromURL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "":
+		return nil, fault.New(fault.Usage, "give it as https://HOST/PATH", "the URL of the discovery file is not one")
+	case u.Scheme != "https":
+		return nil, fault.New(fault.Usage, "serve the file over https", "the discovery file would come over %s, where anyone on the way can change it", u.Scheme)
+	case u.User != nil:
+		return nil, fault.New(fault.Usage, "leave the user information out of the URL", "the URL of the discovery file has user information in it")
+	}
+	return &FromURL{URL: text, ProxyURL: proxy}, nil
+}
+
+// Candidates implements [Discovery].
+func (f *FromURL) Candidates() []Endpoint { return nil }
+
+// Discover implements [Discovery].
+func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
+	const remedy = "serve a kubeconfig with one cluster (server and certificate-authority-data) and no users"
+	answer, err := get(ctx, newTransport(nil, f.ProxyURL), f.URL, maxKubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case answer.status >= 500 || answer.status == http.StatusTooManyRequests:
+		return nil, answer.failure(f.URL)
+	case answer.status != http.StatusOK:
+		return nil, fault.New(fault.Untrusted, remedy+"; redirects are not followed", "%w", answer.failure(f.URL))
+	}
+	found, err := parseKubeconfig(answer.body, "", time.Now())
+	if err != nil {
+		return nil, fault.New(fault.Untrusted, remedy, "the discovery file at %s cannot be used: %w", f.URL, err)
+	}
+	return &found.cluster, nil
+}
+
+// orderedEndpoints returns the endpoints beginning with the one at index first.
+func orderedEndpoints(endpoints []Endpoint, first int) []Endpoint {
+	return slices.Concat(endpoints[first:], endpoints[:first])
+}

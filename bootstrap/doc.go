@@ -1,0 +1,32 @@
+// Package bootstrap takes a machine that trusts nobody to a verified, authenticated connection.
+//
+// # From nothing to a verified cluster
+//
+// A [Discovery] yields a [Cluster]: API servers and the [Bundle] of CA certificates that vouches for them. There are
+// three: [ByToken] (the ConfigMap cluster-info, believed for its signature and its [Pin]s), [Known] (a CA file or a
+// discovery file of this machine) and [FromURL] (a discovery file from an https server). [Connect] runs one and
+// returns the cluster with a [Connection] to it.
+//
+// # What it promises
+//
+// Nothing is sent with a credential to a server that is not verified. A pin vouches for the certificates that it names
+// and for no other. No secret is printed: it is a [Secret]. Input that came over the network cannot make this machine
+// read a file, run a program or go without verification.
+//
+// # Round trips
+//
+// A join with discovery takes four to the issued certificate. Two connections are opened at once; cluster-info is
+// asked for on the first, over HTTP/1.1, since an API server ends an anonymous HTTP/2 connection after its first
+// answer (the feature UnauthenticatedHTTP2DOSMitigation of k8s.io/apiserver). The handshake of the second stops
+// before its end, see [Trust], until the first has told which CA to trust, and then carries everything else.
+//
+//	1  TCP          TCP
+//	2  TLS 1.3      TLS 1.3, up to the server's certificate
+//	3  cluster-info    (waits)
+//	4               verified; the request and the watch on it
+//
+// # How it fails
+//
+// With an error of a class (package fault) when waiting cannot help, with any other when it can: the caller repeats
+// the attempt.
+package bootstrap

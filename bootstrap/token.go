@@ -1,0 +1,115 @@
+package bootstrap
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+
+	"k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+const makeToken = "make a new token on a control-plane node: kubeadm token create --print-join-command"
+
+var tokenPattern = regexp.MustCompile(api.BootstrapTokenPattern)
+
+// Token is a bootstrap token (https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/): an ID that
+// is public and names the token, and a secret.
+type Token struct {
+	ID     string // six characters of [a-z0-9]
+	Secret Secret // sixteen characters of [a-z0-9]
+}
+
+// ParseToken reads "id.secret". One final newline is accepted, as editors and echo leave it; other white space and
+// upper case are not. The error says what is wrong with the text and never quotes it.
+func ParseToken(text string) (Token, error) {
+	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+	if m := tokenPattern.FindStringSubmatch(text); m != nil {
+		return Token{ID: m[1], Secret: NewSecret(m[2])}, nil
+	}
+	return Token{}, fault.New(fault.Usage, makeToken, "the bootstrap token %s", tokenMistake(text))
+}
+
+// tokenMistake says why text is not a token, without repeating any of it.
+func tokenMistake(text string) string {
+	id, secret, dotted := strings.Cut(text, ".")
+	switch {
+	case text == "":
+		return "is empty"
+	case strings.ContainsAny(text, " \t\r\n"):
+		return "has white space in it"
+	case strings.ToLower(text) != text:
+		return "has upper-case letters: only a-z and 0-9 are allowed"
+	case !dotted:
+		return "has no dot between its ID and its secret"
+	case len(id) != api.BootstrapTokenIDBytes || len(secret) != api.BootstrapTokenSecretBytes:
+		return fmt.Sprintf("is not of the form ID.SECRET with %d and %d characters (found %d and %d)",
+			api.BootstrapTokenIDBytes, api.BootstrapTokenSecretBytes, len(id), len(secret))
+	default:
+		return "has characters other than a-z and 0-9"
+	}
+}
+
+// String returns the token's ID and not its secret.
+func (t Token) String() string { return t.ID + "." + redacted }
+
+// Bearer returns the text that authenticates, "id.secret".
+func (t Token) Bearer() Secret { return NewSecret(t.ID + "." + t.Secret.Reveal()) }
+
+// IsZero reports whether there is no token.
+func (t Token) IsZero() bool { return t.ID == "" }
+
+// maxTokenFile is far above any bearer token's size, the longest of which (JWTs) are a few kilobytes.
+const maxTokenFile = 64 << 10
+
+// ReadTokenFile reads a bootstrap token from a file, or from in where path is "-". A file that others than its owner
+// and group can read is refused: the token in it is no secret any more.
+func ReadTokenFile(path string, in io.Reader) (Token, error) {
+	name := path
+	if path == "-" {
+		name = "standard input"
+	} else {
+		f, err := openSecretFile(path)
+		if err != nil {
+			return Token{}, err
+		}
+		defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxTokenFile+1))
+	if err != nil {
+		return Token{}, fault.New(fault.Usage, "check the file, or give the token with --token", "cannot read the token from %s: %w", name, err)
+	}
+	if len(data) > maxTokenFile {
+		return Token{}, fault.New(fault.Usage, makeToken, "%s is too large to be a token (more than %d bytes)", name, maxTokenFile)
+	}
+	token, err := ParseToken(string(data))
+	if err != nil {
+		return Token{}, fault.New(fault.Usage, fault.Remedy(err), "%s: %w", name, err)
+	}
+	return token, nil
+}
+
+func openSecretFile(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "write the token to that file with mode 0600, or give it with --token", "cannot read the token: %w", err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case info.IsDir():
+		err = fault.New(fault.Usage, "name the file that holds the token", "%s is a directory", path)
+	case info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0:
+		err = fault.New(fault.Usage, "chmod 0600 "+path+", and consider the token known: delete it and make another",
+			"the token file %s is open to every user of this machine (mode %#o)", path, info.Mode().Perm())
+	}
+	if err != nil {
+		_ = f.Close() // opened for reading: nothing can be lost
+		return nil, err
+	}
+	return f, nil
+}
