@@ -1,0 +1,236 @@
+package csr
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"slices"
+	"time"
+
+	certificates "k8s.io/api/certificates/v1"
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// What became of a request, where a caller must tell it apart. All are wrapped in the errors that Obtain returns.
+var (
+	// ErrUnauthorized: the API server does not know the credential (401). Seen once it may be a balancer's answer.
+	ErrUnauthorized = errors.New("the API server does not know the credential (401)")
+	// ErrGone: the object was deleted or collected. A new request with a new key is in order.
+	ErrGone = errors.New("the request is gone")
+	// ErrFailed: the signer marked the request as failed. The key has done its service.
+	ErrFailed = errors.New("the signer failed the request")
+	// ErrDenied: an approver denied the request. Only an operator can want it asked again.
+	ErrDenied = errors.New("the request was denied")
+	// ErrReplaced: the object of that name is not the one that was asked for.
+	ErrReplaced = errors.New("the request is not the one that was made")
+)
+
+// Request is one CertificateSigningRequest object, from submission to a terminal condition.
+type Request struct {
+	Template Template
+	Key      crypto.Signer
+	Name     string // of the API object; follows from Template and Key
+
+	pkcs10 []byte
+}
+
+// NewRequest prepares a request. Nothing is sent.
+func NewRequest(t Template, key crypto.Signer) (*Request, error) {
+	name, err := t.name(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	pkcs10, err := t.pkcs10(key)
+	if err != nil {
+		return nil, err
+	}
+	return &Request{Template: t, Key: key, Name: name, pkcs10: pkcs10}, nil
+}
+
+// object returns the API object to be created.
+func (r *Request) object() *certificates.CertificateSigningRequest {
+	object := &certificates.CertificateSigningRequest{
+		TypeMeta:   meta.TypeMeta{APIVersion: certificates.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest"},
+		ObjectMeta: meta.ObjectMeta{Name: r.Name},
+		Spec: certificates.CertificateSigningRequestSpec{
+			Request:    r.pkcs10,
+			SignerName: r.Template.SignerName,
+			Usages:     r.Template.usages(r.Key.Public()),
+		},
+	}
+	if r.Template.Lifetime != 0 {
+		object.Spec.ExpirationSeconds = new(int32(r.Template.Lifetime / time.Second)) //nolint:gosec // ParseLifetime keeps it within 31 bits
+	}
+	return object
+}
+
+// compare checks that an object that was found under the request's name asks for just what the request asks for. Who
+// submitted it is not compared: a request outlives the token that carried it, and what makes it ours is the signature
+// by a key that never left this machine.
+func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
+	want := r.object()
+	differ := func(what string, found, want any) error {
+		return fault.New(fault.Untrusted, "find out who made it: kubectl describe csr "+r.Name+"; the next run makes a new key and a new request",
+			"%w: %s has the %s %v instead of %v", ErrReplaced, r.Name, what, found, want)
+	}
+	if found.Name != want.Name {
+		return differ("name", found.Name, want.Name)
+	}
+	if found.Spec.SignerName != want.Spec.SignerName {
+		return differ("signer", found.Spec.SignerName, want.Spec.SignerName)
+	}
+	if !sameSet(found.Spec.Usages, want.Spec.Usages) {
+		return differ("usages", found.Spec.Usages, want.Spec.Usages)
+	}
+	if seconds(found) != seconds(want) {
+		return differ("lifetime", time.Duration(seconds(found))*time.Second, r.Template.Lifetime)
+	}
+	block, rest := pem.Decode(found.Spec.Request)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) != 0 {
+		return differ("request", "something else", "a PKCS#10 request")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return differ("request", err, "a PKCS#10 request")
+	}
+	if subject := request.Subject; subject.CommonName != r.Template.CommonName || !sameSet(subject.Organization, r.Template.Organization) ||
+		len(subject.Names) != 1+len(r.Template.Organization) {
+		return differ("subject", subject, r.Template.CommonName)
+	}
+	if len(request.DNSNames)+len(request.IPAddresses)+len(request.EmailAddresses)+len(request.URIs) != 0 {
+		return differ("subject alternative names", "some", "none")
+	}
+	if !sameKey(request.PublicKey, r.Key.Public()) {
+		return differ("key", "another's", "ours")
+	}
+	if err := request.CheckSignature(); err != nil {
+		return differ("signature", err, "a valid one")
+	}
+	return nil
+}
+
+func seconds(object *certificates.CertificateSigningRequest) int32 {
+	if object.Spec.ExpirationSeconds == nil {
+		return 0
+	}
+	return *object.Spec.ExpirationSeconds
+}
+
+func sameSet[T ~string](a, b []T) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
+}
+
+func sameKey(a, b crypto.PublicKey) bool {
+	key, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && key.Equal(b)
+}
+
+// Progress is what a request waits for.
+type Progress struct {
+	Name     string    // of the API object
+	Created  time.Time // by the API server's clock
+	Username string    // who submitted it
+	Approved bool      // an approver has acted; the signer has not
+}
+
+// judge reads an object's conditions: the certificate chain when it is issued, an error when it never will be, and
+// neither while it waits. Conditions that it does not know are ignored.
+func (r *Request) judge(object *certificates.CertificateSigningRequest) ([]byte, error) {
+	denied, failed, approved := condition(object, certificates.CertificateDenied), condition(object, certificates.CertificateFailed), condition(object, certificates.CertificateApproved)
+	switch {
+	case denied != nil && approved != nil:
+		return nil, fault.New(fault.Denied, "kubectl delete csr "+r.Name, "%w: %s is both approved and denied", ErrReplaced, r.Name)
+	case denied != nil:
+		return nil, fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force",
+			"%w: %s: %s", ErrDenied, r.Name, reasonOf(denied))
+	case failed != nil:
+		return nil, fault.New(fault.Denied, "read the reason; the next run makes a new key and a new request", "%w: %s: %s", ErrFailed, r.Name, reasonOf(failed))
+	case approved != nil && len(object.Status.Certificate) != 0:
+		return object.Status.Certificate, nil
+	}
+	return nil, nil
+}
+
+func condition(object *certificates.CertificateSigningRequest, kind certificates.RequestConditionType) *certificates.CertificateSigningRequestCondition {
+	for i, c := range object.Status.Conditions {
+		if c.Type == kind && c.Status != core.ConditionFalse {
+			return &object.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func reasonOf(c *certificates.CertificateSigningRequestCondition) string {
+	switch {
+	case c.Message == "":
+		return c.Reason
+	case c.Reason == "":
+		return c.Message
+	}
+	return c.Reason + ": " + c.Message
+}
+
+// Obtain submits the request, or finds the one that is already there, and follows it until it is issued. It returns
+// the certificate chain as the API server gave it, in PEM: see [Gate]. report, if not nil, is told what is waited for
+// whenever that changes.
+//
+// The watch is opened at the same time as the request is submitted, since the name is known beforehand: from a
+// verified connection to the issued certificate it takes one round trip and the cluster's own time.
+func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	follow := c.follow(ctx, r.Name)
+	defer follow.wait()
+	defer cancel()
+
+	object, err := c.submit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	uid := object.UID
+	var last Progress
+	for {
+		if object.UID != uid {
+			return nil, fault.New(fault.Untrusted, "find out who replaced it: kubectl describe csr "+r.Name+"; the next run makes a new request",
+				"%w: %s was replaced by another object of that name", ErrReplaced, r.Name)
+		}
+		if err := r.compare(object); err != nil {
+			return nil, err
+		}
+		chain, err := r.judge(object)
+		if err != nil || chain != nil {
+			return chain, err
+		}
+		now := Progress{
+			Name: r.Name, Created: object.CreationTimestamp.Time, Username: object.Spec.Username,
+			Approved: condition(object, certificates.CertificateApproved) != nil,
+		}
+		if report != nil && now != last {
+			report(now)
+		}
+		last = now
+		if object, err = follow.next(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// submit creates the object. If one of that name is there already, it is that one that is returned.
+func (c *Client) submit(ctx context.Context, r *Request) (*certificates.CertificateSigningRequest, error) {
+	object, err := c.create(ctx, r.object())
+	if apierrors.IsAlreadyExists(err) {
+		if object, err = c.get(ctx, r.Name); err != nil {
+			return nil, err
+		}
+		return object, nil
+	}
+	return object, err
+}
