@@ -1,0 +1,134 @@
+package rotate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// writeFile puts data under path, durably: what is read there after a crash is the old content or the new, whole. The
+// file has its final mode before anything is written to it. Temporary files that an earlier crash left are removed.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(path)
+	if err := sweep(dir, filepath.Base(path)); err != nil {
+		return err
+	}
+	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
+	// file's mode.
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), f.Cleanup())
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), f.Cleanup())
+	}
+	return syncDir(dir)
+}
+
+// swapLink makes the symbolic link path point to target, by rename: at no instant is there no link.
+func swapLink(path, target string) error {
+	staged := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"0")
+	if err := os.Remove(staged); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove a leftover: %w", err)
+	}
+	if err := os.Symlink(target, staged); err != nil {
+		return fmt.Errorf("cannot make a link for %s: %w", path, err)
+	}
+	if err := os.Rename(staged, path); err != nil {
+		return fmt.Errorf("cannot replace %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the names in a directory durable. Without it a file that was renamed into place can be missing after a
+// power cut, although its content was synced.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("cannot open the directory: %w", err)
+	}
+	if err := d.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("cannot make %s durable: %w", dir, err), d.Close())
+	}
+	return d.Close()
+}
+
+// sweep removes the temporary files for base that a crash left: renameio names them "." + base + digits.
+func sweep(dir, base string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot read the directory: %w", err)
+	}
+	leftover := regexp.MustCompile(`^\.` + regexp.QuoteMeta(base) + `\d+$`)
+	for _, entry := range entries {
+		if leftover.MatchString(entry.Name()) {
+			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("cannot remove a leftover: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeFile removes a file, durably. That it is not there is fine.
+func removeFile(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// makeDir makes a directory and its parents and makes their names durable. One that is there must be safe.
+func makeDir(dir string, mode fs.FileMode) error {
+	if _, err := os.Stat(dir); err == nil {
+		return checkDir(dir)
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+			if err := makeDir(parent, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("cannot make the directory: %w", err)
+	}
+	if err := syncDir(parent); err != nil {
+		return err
+	}
+	return checkDir(dir)
+}
+
+// checkDir refuses a directory that another user can change.
+func checkDir(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fault.New(fault.Files, "run as root, or give a directory that this user can reach", "cannot look at the directory: %w", err)
+	case !info.IsDir():
+		return fault.New(fault.Files, "move it out of the way", "%s is not a directory", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return fault.New(fault.Files, "chmod go-w "+dir+", after a look at what is in it", "the directory %s is writable by others (mode %#o)", dir, info.Mode().Perm())
+	}
+	if uid := int(ownerOf(info)); uid != 0 && uid != os.Geteuid() {
+		return fault.New(fault.Files, "chown root "+dir+", after a look at what is in it", "the directory %s belongs to another user (uid %d)", dir, uid)
+	}
+	return nil
+}

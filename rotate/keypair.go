@@ -1,0 +1,42 @@
+package rotate
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// KeyPair is a private key and its certificate chain, of which the first certificate is for the key.
+type KeyPair struct {
+	Leaf *x509.Certificate
+
+	certificate tls.Certificate
+	pem         []byte
+}
+
+// ParseKeyPair reads a file of the form that the kubelet keeps: the chain, leaf first, then the key, all in PEM. A key
+// that does not match the leaf is an error.
+func ParseKeyPair(data []byte) (*KeyPair, error) {
+	certificate, err := tls.X509KeyPair(data, data)
+	if err != nil {
+		return nil, fmt.Errorf("no usable key and certificate: %w", err)
+	}
+	if certificate.Leaf == nil {
+		return nil, errors.New("no usable key and certificate: the leaf is missing")
+	}
+	return &KeyPair{Leaf: certificate.Leaf, certificate: certificate, pem: data}, nil
+}
+
+// NewKeyPair joins a chain and a key, both in PEM.
+func NewKeyPair(chain, key []byte) (*KeyPair, error) {
+	return ParseKeyPair(append(bytes.TrimRight(bytes.Clone(chain), "\n"), append([]byte("\n"), key...)...))
+}
+
+// TLS returns the pair as crypto/tls wants it.
+func (p *KeyPair) TLS() *tls.Certificate { return &p.certificate }
+
+// Key returns the private key.
+func (p *KeyPair) Key() crypto.PrivateKey { return p.certificate.PrivateKey }

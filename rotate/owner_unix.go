@@ -1,0 +1,49 @@
+//go:build unix
+
+package rotate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// ownerOf returns the user ID that owns a file.
+func ownerOf(info fs.FileInfo) uint32 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Uid
+	}
+	return 0
+}
+
+// Lock keeps other agents off a store. The kernel gives it back when the process ends, however it ends.
+type Lock struct{ dir *os.File }
+
+// Lock takes the store's lock, which makes the state directory if it is missing. If another process holds it, the
+// error has the class [fault.Held].
+func (s *Store) Lock() (*Lock, error) {
+	if err := makeDir(s.paths.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(s.paths.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the state directory: %w", err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		closed := dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fault.New(fault.Held, "see which: fuser -v "+s.paths.StateDir+"; wait for it or stop it", "another nodejoin is at work on this machine (it holds %s)", s.paths.StateDir)
+		}
+		return nil, errors.Join(fmt.Errorf("cannot lock the state directory: %w", err), closed)
+	}
+	return &Lock{dir}, nil
+}
+
+// Unlock gives the lock back.
+func (l *Lock) Unlock() error { return l.dir.Close() }

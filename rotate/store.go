@@ -1,0 +1,280 @@
+package rotate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+const (
+	pairName    = "kubelet-client" // of the files in the certificate directory, as the kubelet's
+	currentName = pairName + "-current.pem"
+	pendingName = pairName + ".key.pending"
+	stateName   = "state.json"
+	timeLayout  = "2006-01-02-15-04-05"
+	keptPairs   = 2 // the current one and the one before
+)
+
+var pairPattern = regexp.MustCompile(`^` + pairName + `-\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.pem$`)
+
+// Paths says where the identity is kept. All are absolute.
+type Paths struct {
+	Kubeconfig string
+	CertDir    string // the kubelet's --cert-dir
+	CAFile     string
+	StateDir   string // this program's own
+	// Root is put before every path above on this machine, and not in what is written: an image that is built in a
+	// directory holds the paths that it will have when it runs. "" for none.
+	Root string
+}
+
+// Store is the identity on disk. Its methods that write want the [Lock] held.
+type Store struct {
+	paths   Paths // with Root before them
+	written Paths // as they stand in files
+}
+
+// NewStore returns the store at the given paths. Nothing is read or written yet.
+func NewStore(p Paths) *Store {
+	on := func(path string) string { return filepath.Join(p.Root, path) }
+	return &Store{
+		written: p,
+		paths:   Paths{Kubeconfig: on(p.Kubeconfig), CertDir: on(p.CertDir), CAFile: on(p.CAFile), StateDir: on(p.StateDir), Root: p.Root},
+	}
+}
+
+// CurrentPath returns the path of the key pair in use, as it stands in the kubeconfig.
+func (s *Store) CurrentPath() string { return filepath.Join(s.written.CertDir, currentName) }
+
+// Disk is everything that a store holds, as it was found. A part that is missing is nil; a part that is there and
+// cannot be used is nil with its error.
+type Disk struct {
+	Pair          *KeyPair // behind kubelet-client-current.pem, or, where that is missing, the kubeconfig's
+	PairErr       error
+	Kubeconfig    *Kubeconfig
+	KubeconfigErr error
+	PendingKey    []byte // PEM
+	State         State
+}
+
+// State is what is remembered between runs. Losing it costs a request to the API server and nothing else.
+type State struct {
+	Version int `json:"version"` // 1
+	// Verified is the fingerprint of the certificate that was last seen to authenticate as this node.
+	Verified string `json:"verified,omitempty"`
+}
+
+// Fingerprint identifies a certificate: SHA-256 of its DER encoding in hexadecimal digits.
+func (p *KeyPair) Fingerprint() string {
+	sum := sha256.Sum256(p.Leaf.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Load reads what is there. The error is for a store that must not be used at all.
+func (s *Store) Load() (*Disk, error) {
+	for _, dir := range []string{s.paths.CertDir, s.paths.StateDir, filepath.Dir(s.paths.Kubeconfig), filepath.Dir(s.paths.CAFile)} {
+		if err := checkDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	disk := &Disk{}
+	var err error
+	if disk.Pair, disk.PairErr, err = s.loadPair(); err != nil {
+		return nil, err
+	}
+	disk.Kubeconfig, err = readKubeconfig(s.paths.Kubeconfig, s.paths.Root)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, unreadable(err)
+	case err != nil && !isMissing(s.paths.Kubeconfig):
+		disk.KubeconfigErr = err
+	}
+	if disk.Pair == nil && disk.PairErr == nil && disk.Kubeconfig != nil {
+		disk.Pair = disk.Kubeconfig.Pair // kept elsewhere, or inline, by whoever joined this machine
+	}
+	if disk.PendingKey, err = readOptional(filepath.Join(s.paths.StateDir, pendingName)); err != nil {
+		return nil, unreadable(err)
+	}
+	data, err := readOptional(filepath.Join(s.paths.StateDir, stateName))
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	if json.Unmarshal(data, &disk.State) != nil {
+		disk.State = State{} // torn by a crash: as if there were none
+	}
+	return disk, nil
+}
+
+func isMissing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func unreadable(err error) error {
+	return fault.New(fault.Files, "run as root, or mend the file's owner and mode", "cannot read this node's files: %w", err)
+}
+
+// readOptional reads a file; a missing one is empty.
+func readOptional(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// loadPair reads the pair behind the link. broken says why a pair that is there cannot be used.
+func (s *Store) loadPair() (pair *KeyPair, broken, err error) {
+	path := filepath.Join(s.paths.CertDir, currentName)
+	target, err := os.Readlink(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, nil
+	case err == nil && !s.inCertDir(target):
+		return nil, nil, fault.New(fault.Files, "look at who changed it, then remove the link: rm "+path, "%s points outside its directory, to %s", path, target)
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, nil, unreadable(err)
+	case err != nil:
+		return nil, err, nil
+	}
+	pair, broken = ParseKeyPair(data)
+	if broken != nil {
+		broken = fmt.Errorf("%s: %w", path, broken)
+	}
+	return pair, broken, nil
+}
+
+// inCertDir reports whether the link's target is a file directly in the certificate directory.
+func (s *Store) inCertDir(target string) bool {
+	if !strings.ContainsRune(target, filepath.Separator) {
+		return target != ".." && target != "."
+	}
+	dir := filepath.Dir(filepath.Clean(target)) // the kubelet writes absolute targets
+	return dir == s.paths.CertDir || dir == s.written.CertDir
+}
+
+// Whole reports whether the kubeconfig is there and leads to the pair.
+func (d *Disk) Whole() bool {
+	return d.Pair != nil && d.Kubeconfig != nil && d.Kubeconfig.Pair.Fingerprint() == d.Pair.Fingerprint()
+}
+
+// SavePendingKey makes the key of a request durable, before the request is sent.
+func (s *Store) SavePendingKey(key []byte) error {
+	if err := makeDir(s.paths.StateDir, 0o700); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(s.paths.StateDir, pendingName), key, 0o600)
+}
+
+// DropPendingKey forgets the key of a request that has ended.
+func (s *Store) DropPendingKey() error {
+	return removeFile(filepath.Join(s.paths.StateDir, pendingName))
+}
+
+// SetAsidePendingKey moves a pending key that cannot be read out of the way, for a person to look at.
+func (s *Store) SetAsidePendingKey() (string, error) {
+	path := filepath.Join(s.paths.StateDir, pendingName)
+	aside := path + ".damaged"
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("cannot set the damaged key aside: %w", err)
+	}
+	return aside, syncDir(s.paths.StateDir)
+}
+
+// Commit makes a new identity the current one. The order is such that whatever is found at any instant can be used:
+// the pair under a name of its own, then the link to it, then the CA bundle, and at last the kubeconfig that names
+// all of them.
+func (s *Store) Commit(k *Kubeconfig, now time.Time) error {
+	for _, dir := range []string{s.paths.CertDir, filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)} {
+		if err := makeDir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := s.commitPair(k.Pair, now); err != nil {
+		return err
+	}
+	return s.CommitKubeconfig(k)
+}
+
+func (s *Store) commitPair(pair *KeyPair, now time.Time) error {
+	file := s.freshName(now)
+	if err := writeFile(filepath.Join(s.paths.CertDir, file), pair.pem, 0o600); err != nil {
+		return err
+	}
+	if err := swapLink(filepath.Join(s.paths.CertDir, currentName), file); err != nil {
+		return err
+	}
+	return s.prune(file)
+}
+
+// CommitKubeconfig writes the CA bundle and the kubeconfig around the current pair.
+func (s *Store) CommitKubeconfig(k *Kubeconfig) error {
+	for _, dir := range []string{filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)} {
+		if err := makeDir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(s.paths.CAFile, k.CA, 0o644); err != nil {
+		return err
+	}
+	data, err := marshalKubeconfig(k, s.written.CAFile, s.CurrentPath())
+	if err != nil {
+		return fmt.Errorf("cannot write the kubeconfig: %w", err)
+	}
+	return writeFile(s.paths.Kubeconfig, data, 0o600)
+}
+
+// freshName returns the name of a pair's file, which was never there: the time, moved on by seconds while it is taken.
+func (s *Store) freshName(now time.Time) string {
+	for t := now.UTC(); ; t = t.Add(time.Second) {
+		name := pairName + "-" + t.Format(timeLayout) + ".pem"
+		if isMissing(filepath.Join(s.paths.CertDir, name)) {
+			return name
+		}
+	}
+}
+
+// prune removes all pairs but the current one and the newest before it.
+func (s *Store) prune(current string) error {
+	entries, err := os.ReadDir(s.paths.CertDir)
+	if err != nil {
+		return fmt.Errorf("cannot read the certificate directory: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if pairPattern.MatchString(entry.Name()) && entry.Name() != current {
+			names = append(names, entry.Name())
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names[:max(0, len(names)-(keptPairs-1))] {
+		if err := os.Remove(filepath.Join(s.paths.CertDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove an old key pair: %w", err)
+		}
+	}
+	return nil
+}
+
+// SaveState remembers state.
+func (s *Store) SaveState(state State) error {
+	state.Version = 1
+	data, err := json.Marshal(state)
+	if err != nil {
+		return fmt.Errorf("cannot write the state: %w", err)
+	}
+	return writeFile(filepath.Join(s.paths.StateDir, stateName), append(data, '\n'), 0o600)
+}
