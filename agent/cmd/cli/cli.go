@@ -1,0 +1,162 @@
+// Package cli is the command line: commands, flags, what a person sees and the exit status.
+//
+// Results go to standard output, everything else to standard error. The exit status is the class of the error (package
+// fault), and every error is printed as one line of cause and, where there is one, a remedy.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// Version is the program's version, stamped by the build.
+var Version = "v0.0.0-dev"
+
+// Commit is the commit that the program was built from, stamped by the build.
+var Commit = "unknown"
+
+// exitHelp documents the exit status in --help.
+const exitHelp = `Exit status:
+  0  done
+  1  unexpected failure, or the API server could not be reached in time
+  2  usage or configuration
+  3  the cluster could not be trusted (pin, signature, CA)
+  4  the credential was refused
+  5  the request was denied or failed, or what was issued is not acceptable
+  6  nobody approved the request in time
+  7  another agent holds this machine
+  8  the machine's files are in a state that needs a person
+`
+
+// program holds what the commands share.
+type program struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	output         string // text, json or yaml
+	logFormat      string // text or json
+	verbosity      int
+}
+
+// Main runs the command line and returns the exit status.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := p.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		p.printError(err)
+	}
+	return int(fault.ClassOf(err))
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nodejoin",
+		Short: "The node join agent for Kubernetes TLS bootstrapping",
+		Long: "nodejoin turns a machine and one credential into a Kubernetes node identity: it finds and verifies the cluster,\n" +
+			"has a kubelet client certificate signed, and writes it where a kubelet starts on it unchanged.\n\n" + exitHelp,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          usageArgs(cobra.NoArgs),
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%w", err)
+	})
+	flags := root.PersistentFlags()
+	flags.StringVarP(&p.output, "output", "o", "text", "format of the result: text, json or yaml")
+	flags.StringVar(&p.logFormat, "log-format", "text", "format of the log on standard error: text or json")
+	flags.CountVarP(&p.verbosity, "verbose", "v", "log more; twice for everything")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return p.checkCommon() }
+	root.AddCommand(p.joinCommand(), p.versionCommand())
+	return root
+}
+
+func (p *program) checkCommon() error {
+	if p.output != "text" && p.output != "json" && p.output != "yaml" {
+		return fault.New(fault.Usage, "choose text, json or yaml", "the output format %q is not known", p.output)
+	}
+	if p.logFormat != "text" && p.logFormat != "json" {
+		return fault.New(fault.Usage, "choose text or json", "the log format %q is not known", p.logFormat)
+	}
+	return nil
+}
+
+// usageArgs gives cobra's complaint about arguments its class.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%w", err)
+		}
+		return nil
+	}
+}
+
+// logger returns the log that the flags ask for, and sends client-go's through it.
+func (p *program) logger() *slog.Logger {
+	level := slog.LevelWarn
+	switch p.verbosity {
+	case 0:
+	case 1:
+		level = slog.LevelInfo
+	default:
+		level = slog.LevelDebug
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(p.stderr, options)
+	if p.logFormat == "json" {
+		handler = slog.NewJSONHandler(p.stderr, options)
+	}
+	log := slog.New(handler)
+	klog.SetSlogLogger(log)
+	return log
+}
+
+// printError prints the cause on one line and the remedy after it.
+func (p *program) printError(err error) {
+	fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(err.Error()))
+	if remedy := fault.Remedy(err); remedy != "" {
+		fmt.Fprintf(p.stderr, "  remedy: %s\n", oneLine(remedy))
+	}
+}
+
+// oneLine keeps what a server or a file had to say from breaking out of its line.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
+}
+
+func (p *program) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  usageArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			about := struct {
+				Version  string `json:"version"`
+				Commit   string `json:"commit"`
+				Go       string `json:"go"`
+				Platform string `json:"platform"`
+			}{Version, Commit, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			return p.print(about, fmt.Sprintf("nodejoin %s (%s, %s, %s)", about.Version, about.Commit, about.Go, about.Platform))
+		},
+	}
+}
+
+var errOutput = errors.New("cannot write the result")

@@ -1,0 +1,160 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	authentication "k8s.io/api/authentication/v1"
+	authorization "k8s.io/api/authorization/v1"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/bootstrap"
+	"github.com/nodejoin/nodejoin/csr"
+	"github.com/nodejoin/nodejoin/rotate"
+)
+
+const (
+	proveTimeout = 30 * time.Second
+	maxAnswer    = 1 << 20
+)
+
+// rotationBinding is what a cluster needs so that its nodes may have their certificates approved when they rotate.
+const rotationBinding = `apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: kubeadm:node-autoapprove-certificate-rotation
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: system:certificates.k8s.io:certificatesigningrequests:selfnodeclient
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: Group
+  name: system:nodes
+`
+
+// proveOverNetwork authenticates with the files on disk, as a kubelet would. A certificate that the API server does
+// not know, over several connections, is remembered as dead: the next pass asks for another.
+func (a *Agent) proveOverNetwork(ctx context.Context, disk *rotate.Disk) error {
+	cluster, err := clusterOf(disk.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	mayRotate, err := a.authenticate(ctx, cluster, disk.Pair)
+	if errors.Is(err, csr.ErrUnauthorized) {
+		a.dead = disk.Pair.Fingerprint()
+	}
+	if err != nil {
+		return err
+	}
+	if !mayRotate {
+		a.tell(Notice{
+			Text:   "this node may not rotate its certificate: a ClusterRoleBinding is missing, and without it the certificate will expire",
+			Remedy: "kubectl apply -f - <<'EOF'\n" + rotationBinding + "EOF",
+		})
+	}
+	return nil
+}
+
+// clusterOf returns the cluster that the node's own kubeconfig names.
+func clusterOf(k *rotate.Kubeconfig) (*bootstrap.Cluster, error) {
+	damaged := func(err error) error {
+		return fault.New(fault.Files, "remove it and join again, with --force", "the node's kubeconfig cannot be used: %w", err)
+	}
+	endpoint, err := bootstrap.ParseEndpoint(k.Server)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	ca, err := bootstrap.ParseBundle(k.CA, time.Now())
+	if err != nil {
+		return nil, damaged(err)
+	}
+	proxy, err := bootstrap.ParseProxyURL(k.ProxyURL)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	return &bootstrap.Cluster{Endpoints: []bootstrap.Endpoint{endpoint}, CA: ca, TLSServerName: k.TLSServerName, ProxyURL: proxy}, nil
+}
+
+// authenticate connects as the node and asks the API server who that is (SelfSubjectReview) and whether it may have
+// its next certificate approved (SelfSubjectAccessReview). A 401 is believed when it was repeated over distinct
+// connections.
+func (a *Agent) authenticate(ctx context.Context, cluster *bootstrap.Cluster, pair *rotate.KeyPair) (mayRotate bool, err error) {
+	conn := bootstrap.ConnectionTo(cluster, a.log)
+	conn.Certificate = pair.TLS()
+	defer conn.Close()
+	var pause backoff
+	for range unauthorizedLimit {
+		mayRotate, err = a.askAsNode(ctx, conn)
+		if !errors.Is(err, csr.ErrUnauthorized) {
+			return mayRotate, err
+		}
+		conn.Next()
+		if wait := pause.wait(ctx, err); wait != nil {
+			return false, wait
+		}
+	}
+	return false, err
+}
+
+func (a *Agent) askAsNode(ctx context.Context, conn *bootstrap.Connection) (mayRotate bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, proveTimeout)
+	defer cancel()
+	var access authorization.SelfSubjectAccessReview
+	asked := make(chan error, 1)
+	go func() {
+		asked <- a.post(ctx, conn, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", authorization.SelfSubjectAccessReview{
+			Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorization.ResourceAttributes{
+				Verb: "create", Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Subresource: "selfnodeclient",
+			}},
+		}, &access)
+	}()
+	var review authentication.SelfSubjectReview
+	err = a.post(ctx, conn, "/apis/authentication.k8s.io/v1/selfsubjectreviews", authentication.SelfSubjectReview{}, &review)
+	accessErr := <-asked
+	if err != nil {
+		return false, err
+	}
+	user := review.Status.UserInfo
+	if user.Username != "system:node:"+a.node || !slices.Contains(user.Groups, "system:nodes") {
+		return false, fault.New(fault.Denied, "look at the API server's authentication configuration: something maps the certificate to another user",
+			"the API server takes this node for %q in %q instead of %q in system:nodes", user.Username, user.Groups, "system:node:"+a.node)
+	}
+	return access.Status.Allowed, accessErr
+}
+
+// post creates an object of the API and reads the answer into out.
+func (a *Agent) post(ctx context.Context, transport http.RoundTripper, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://api-server"+path, bytes.NewReader(body)) // the host is the connection's
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", a.config.userAgent)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("cannot authenticate as the node: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }() // read as far as wanted
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("as the node: %w", csr.ErrUnauthorized)
+	case resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("cannot authenticate as the node: the API server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("cannot read the API server's answer: %w", err)
+	}
+	return nil
+}
