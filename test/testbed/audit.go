@@ -1,0 +1,62 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+)
+
+// AuditEvent is what a test wants to know of an audit event (audit.k8s.io/v1, level Metadata).
+//
+// A request has an event for each stage, all with the same AuditID: RequestReceived before it is handled,
+// ResponseStarted for a watch, ResponseComplete when it has been answered, Panic. To count requests, keep one
+// stage: RequestReceived for all that came in, ResponseComplete for those that have a status.
+type AuditEvent struct {
+	AuditID    string `json:"auditID"`
+	Stage      string `json:"stage"`
+	Verb       string `json:"verb"`
+	RequestURI string `json:"requestURI"`
+	UserAgent  string `json:"userAgent"`
+	User       struct {
+		Username string   `json:"username"`
+		Groups   []string `json:"groups"`
+	} `json:"user"`
+	SourceIPs      []string `json:"sourceIPs"`
+	ResponseStatus struct {
+		Code    int    `json:"code"` // 0 in the stage RequestReceived
+		Message string `json:"message"`
+	} `json:"responseStatus"`
+	RequestReceivedTimestamp time.Time `json:"requestReceivedTimestamp"`
+	StageTimestamp           time.Time `json:"stageTimestamp"`
+}
+
+// AuditEvents returns the events of the audit log that a filter accepts (nil: all), in the order of the log.
+//
+// The API server writes an event before it goes on with the request, so a request that was answered is in the log with
+// the stage RequestReceived. Its ResponseComplete may come a moment after the client has the answer.
+func (cp *ControlPlane) AuditEvents(ctx context.Context, filter func(AuditEvent) bool) ([]AuditEvent, error) {
+	log, err := os.ReadFile(cp.AuditLog)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit log: %w", err)
+	}
+	var events []AuditEvent
+	for line := range bytes.Lines(log) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if line[len(line)-1] != '\n' {
+			break // being written
+		}
+		var event AuditEvent
+		if err := json.Unmarshal(line, &event); err != nil {
+			return nil, fmt.Errorf("read the audit log: %w in %q", err, line)
+		}
+		if filter == nil || filter(event) {
+			events = append(events, event)
+		}
+	}
+	return events, nil
+}
