@@ -38,7 +38,7 @@ test: deps controlplane ## vet and test everything against a real control plane 
 	$(GO) vet $(RACE) ./...
 	$(GO) test $(RACE) -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
-demo: build deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running)
+demo: deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running)
 	KEEP='$(KEEP)' $(GO) run ./test/demo
 
 bench: build controlplane ## measure joining and rotating against the reference
