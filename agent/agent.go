@@ -50,6 +50,7 @@ type Agent struct {
 	node         string // its name
 	forced       bool   // the operator's wish for a new certificate is still to be fulfilled
 	freshKey     bool   // and it wants a new key, whatever request is under way
+	unsent       bool   // the pending key was made by this run and no request was sent for it
 	joined       bool   // this run obtained a certificate
 	dead         string // fingerprint of a certificate that the API server does not know any more
 	unauthorized int    // 401 answers in a row
@@ -85,7 +86,21 @@ func (a *Agent) Join(ctx context.Context) (*Identity, error) {
 		return nil, err
 	}
 	identity, err := a.untilJoined(ctx)
+	if err != nil {
+		err = errors.Join(err, a.retreat())
+	}
 	return identity, errors.Join(err, lock.Unlock())
+}
+
+// retreat leaves nothing of a join that came to nothing. The key of a request that may have been sent is kept.
+func (a *Agent) retreat() error {
+	if a.unsent {
+		if err := a.store.DropPendingKey(); err != nil {
+			return err
+		}
+	}
+	a.store.Retreat()
+	return nil
 }
 
 // missingInput returns what the operator must still say before this machine can go on.
@@ -110,7 +125,7 @@ func (a *Agent) settleName(disk *rotate.Disk) error {
 		return fault.New(fault.Files, "leave --node-name out to keep it, or become the other node with --force",
 			"this machine is the node %q already, and is asked to become %q", joined, a.node)
 	default:
-		a.tell(Notice{Text: fmt.Sprintf("this host is called %q now, and stays the node %q that it joined as", a.node, joined)})
+		a.tell(Notice{Text: fmt.Sprintf("this machine stays the node %q that it joined as, although its host name is %q", joined, a.node)})
 		a.node = joined
 	}
 	return nil
@@ -230,9 +245,6 @@ func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.Open(ctx); err != nil {
-		return err
-	}
 	return a.store.CommitKubeconfig(kubeconfigOf(cluster, conn.Endpoint(), disk.Pair))
 }
 

@@ -15,43 +15,54 @@ import (
 
 // application is one attempt to get a certificate.
 type application struct {
-	disk     *rotate.Disk // as it was found
-	cluster  *bootstrap.Cluster
-	conn     *bootstrap.Connection
-	template csr.Template
-	key      preparedKey
+	disk    *rotate.Disk // as it was found
+	cluster *bootstrap.Cluster
+	conn    *bootstrap.Connection
+	request *csr.Request
+	key     []byte // of request, PEM
 }
 
-// obtain gets a certificate and commits it.
+// obtain gets a certificate and commits it. What does not depend on an answer of the network is done while that is
+// awaited: the key is made durable during the discovery, and the files around the certificate while the request waits.
 func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
 	if err := a.config.missing(); err != nil {
 		return err
 	}
-	app := application{disk: disk, template: csr.KubeletClient(a.node, a.config.lifetime)}
-	// The key is made durable while the cluster is being discovered: neither waits for the other.
-	prepared := make(chan preparedKey, 1)
-	go func() { prepared <- a.prepareKey(disk) }()
-	var err error
-	app.cluster, app.conn, err = bootstrap.Connect(ctx, a.config.discovery, a.config.proxy, a.config.serverName, a.log)
-	app.key = <-prepared
+	app := application{disk: disk}
+	prepared := make(chan error, 1)
+	go func() { prepared <- a.prepareRequest(&app) }()
+	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.config.proxy, a.config.serverName, a.log)
+	if unprepared := <-prepared; unprepared != nil && !fault.IsFinal(err) {
+		err = unprepared
+	}
+	if conn != nil {
+		defer conn.Close()
+	}
 	if err != nil {
 		return err
 	}
-	defer app.conn.Close()
-	if app.key.err != nil {
-		return app.key.err
-	}
-	a.log.Info("the cluster is verified", "endpoint", app.conn.Endpoint().String(), "ca", app.cluster.CA.String())
+	app.cluster, app.conn = cluster, conn
+	a.log.Info("the cluster is verified", "endpoint", conn.Endpoint().String(), "ca", cluster.CA.String())
+	a.tell(Notice{Text: fmt.Sprintf("the API server %s is verified by %s", conn.Endpoint(), cluster.CA.Subjects())})
 
-	chain, err := a.request(ctx, &app)
-	if err != nil {
-		return err
+	type stagedFiles struct {
+		*rotate.Staged
+		err error
 	}
-	pair, err := a.admit(ctx, &app, chain)
-	if err != nil {
-		return err
+	staging := make(chan stagedFiles, 1)
+	go func() {
+		files, err := a.store.Stage(kubeconfigOf(cluster, conn.Endpoint(), nil))
+		staging <- stagedFiles{files, err}
+	}()
+	pair, err := a.apply(ctx, &app)
+	staged := <-staging
+	if staged.err != nil {
+		return errors.Join(staged.err, err)
 	}
-	if err := a.store.Commit(kubeconfigOf(app.cluster, app.conn.Endpoint(), pair), time.Now()); err != nil {
+	if err == nil {
+		err = staged.Commit(pair, time.Now())
+	}
+	if err := errors.Join(err, staged.Discard()); err != nil {
 		return err
 	}
 	a.forced, a.dead, a.joined, a.waiting = false, "", true, nil
@@ -59,67 +70,78 @@ func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
 	return nil
 }
 
-type preparedKey struct {
-	signer crypto.Signer
-	pem    []byte
-	err    error
+// prepareRequest makes the request with the key of the one that is under way, or with a new key, durable.
+func (a *Agent) prepareRequest(app *application) error {
+	signer, err := a.pendingKey(app.disk)
+	if err != nil {
+		return err
+	}
+	if signer != nil {
+		app.key = app.disk.PendingKey
+	} else {
+		if signer, err = csr.GenerateKey(a.config.algorithm); err != nil {
+			return err
+		}
+		if app.key, err = csr.MarshalKey(signer); err != nil {
+			return err
+		}
+		if err := a.store.SavePendingKey(app.key); err != nil {
+			return err
+		}
+		a.freshKey, a.unsent = false, true
+	}
+	app.request, err = csr.NewRequest(csr.KubeletClient(a.node, a.config.lifetime), signer)
+	return err
 }
 
-// prepareKey returns the key of the request that is under way, or a new one, durable.
-func (a *Agent) prepareKey(disk *rotate.Disk) preparedKey {
-	if len(disk.PendingKey) != 0 && !a.freshKey {
-		signer, err := csr.ParseKey(disk.PendingKey)
-		if err == nil {
-			return preparedKey{signer: signer, pem: disk.PendingKey}
-		}
-		aside, err := a.store.SetAsidePendingKey()
-		if err != nil {
-			return preparedKey{err: err}
-		}
-		a.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
+// pendingKey returns the key of the request that is under way, or nil where there is none to go on with.
+func (a *Agent) pendingKey(disk *rotate.Disk) (crypto.Signer, error) {
+	if len(disk.PendingKey) == 0 || a.freshKey {
+		return nil, nil
 	}
-	signer, err := csr.GenerateKey(a.config.algorithm)
+	signer, damaged := csr.ParseKey(disk.PendingKey)
+	if damaged == nil {
+		return signer, nil
+	}
+	aside, err := a.store.SetAsidePendingKey()
 	if err != nil {
-		return preparedKey{err: err}
+		return nil, err
 	}
-	data, err := csr.MarshalKey(signer)
-	if err != nil {
-		return preparedKey{err: err}
-	}
-	if err := a.store.SavePendingKey(data); err != nil {
-		return preparedKey{err: err}
-	}
-	a.freshKey = false
-	return preparedKey{signer: signer, pem: data}
+	a.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
+	return nil, nil
 }
 
-// request submits the certificate signing request and follows it to its end.
-func (a *Agent) request(ctx context.Context, app *application) ([]byte, error) {
+// apply gets a certificate that may become the identity.
+func (a *Agent) apply(ctx context.Context, app *application) (*rotate.KeyPair, error) {
+	chain, err := a.submit(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	return a.admit(ctx, app, chain)
+}
+
+// submit submits the certificate signing request and follows it to its end.
+func (a *Agent) submit(ctx context.Context, app *application) ([]byte, error) {
 	client, err := csr.NewClient(app.conn.Endpoint().URL(), a.config.credential.Authenticate(app.conn), a.config.userAgent)
 	if err != nil {
 		return nil, err
 	}
-	request, err := csr.NewRequest(app.template, app.key.signer)
-	if err != nil {
-		return nil, err
-	}
-	chain, err := client.Obtain(ctx, request, a.reportProgress)
+	a.unsent = false
+	chain, err := client.Obtain(ctx, app.request, a.reportProgress)
 	if !errors.Is(err, csr.ErrUnauthorized) {
 		a.unauthorized = 0
 	}
 	switch {
-	case err == nil:
-		return chain, nil
 	case errors.Is(err, csr.ErrUnauthorized):
 		if a.unauthorized++; a.unauthorized >= unauthorizedLimit {
-			return nil, fault.New(fault.Refused, a.config.credential.Remedy(), "%s does not accept %s: it is wrong, expired or deleted (401)", app.conn.Endpoint(), a.config.credential)
+			return nil, fault.New(fault.Refused, a.config.credential.Remedy(), "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)",
+				app.conn.Endpoint(), a.config.credential)
 		}
-		return nil, err
 	case errors.Is(err, csr.ErrGone), errors.Is(err, csr.ErrFailed), errors.Is(err, csr.ErrReplaced):
 		a.waiting = nil
 		return nil, a.endRequest(err)
 	}
-	return nil, err
+	return chain, err
 }
 
 // endRequest forgets the key of a request that has ended, so that the next one gets a key of its own.
@@ -145,14 +167,14 @@ func (a *Agent) reportProgress(p csr.Progress) {
 // admit lets an issued certificate in: through the gate, and, where it would replace another or where the bundle cannot
 // tell whether the cluster knows its issuer, only after it has authenticated.
 func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rotate.KeyPair, error) {
-	issued, err := csr.Gate(chain, app.template, app.key.signer.Public(), app.cluster.CA.Certificates(), time.Now())
+	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), time.Now())
 	if err != nil {
 		if errors.Is(err, csr.ErrClock) {
 			return nil, err // another clock may find it good: its key is kept
 		}
 		return nil, a.endRequest(err)
 	}
-	pair, err := rotate.NewKeyPair(issued.Chain, app.key.pem)
+	pair, err := rotate.NewKeyPair(issued.Chain, app.key)
 	if err != nil {
 		return nil, err
 	}

@@ -100,11 +100,20 @@ func (b Bundle) PEM() []byte {
 	return out.Bytes()
 }
 
+// Subjects names the certificates, for a person.
+func (b Bundle) Subjects() string {
+	names := make([]string, len(b.certs))
+	for i, cert := range b.certs {
+		names[i] = cert.Subject.String()
+	}
+	return "the CA " + strings.Join(names, ", ")
+}
+
 // String names the certificates and their pins, for a person.
 func (b Bundle) String() string {
 	names := make([]string, len(b.certs))
 	for i, cert := range b.certs {
-		names[i] = fmt.Sprintf("%s (%s)", cert.Subject, PinOf(cert))
+		names[i] = fmt.Sprintf("%q (%s)", cert.Subject, PinOf(cert))
 	}
 	return strings.Join(names, ", ")
 }

@@ -2,6 +2,8 @@ package bootstrap
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -24,8 +26,8 @@ type Discovery interface {
 	Candidates() []Endpoint
 }
 
-// Connect runs a discovery and returns the cluster with a connection to it, verified and, where possible, already
-// open: the handshake of the connection that will carry the credential runs at the same time as the discovery, and
+// Connect runs a discovery and returns the cluster with a connection to it that is open and verified. Where discovery
+// takes round trips of its own, none is spent on the connection: the handshake of the connection that will carry the credential runs at the same time as the discovery, and
 // stops short of its end until the discovery has told whom to trust (see [Trust]). The caller closes the connection.
 func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string, log *slog.Logger) (*Cluster, *Connection, error) {
 	candidates := d.Candidates()
@@ -34,7 +36,7 @@ func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string
 		if err != nil {
 			return nil, nil, err
 		}
-		return cluster, ConnectionTo(cluster, log), nil
+		return open(ctx, cluster, log)
 	}
 	early := &Connection{Endpoints: candidates, TLSServerName: serverName, ProxyURL: proxy, Trust: NewTrust()}
 	opening, cancel := context.WithCancel(ctx)
@@ -55,7 +57,15 @@ func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string
 		return cluster, early, nil
 	}
 	early.Close() // cluster-info names another server, or the handshake failed
-	return cluster, ConnectionTo(cluster, log), nil
+	return open(ctx, cluster, log)
+}
+
+func open(ctx context.Context, cluster *Cluster, log *slog.Logger) (*Cluster, *Connection, error) {
+	conn := ConnectionTo(cluster, log)
+	if err := conn.Open(ctx); err != nil {
+		return nil, nil, err
+	}
+	return cluster, conn, nil
 }
 
 // Known is the discovery of a cluster whose CA is known beforehand: by a CA file or a discovery file on this machine.
@@ -141,6 +151,9 @@ func (f *FromURL) Candidates() []Endpoint { return nil }
 func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
 	const remedy = "serve a kubeconfig with one cluster (server and certificate-authority-data) and no users"
 	answer, err := get(ctx, newTransport(nil, f.ProxyURL), f.URL, maxKubeconfig)
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return nil, fault.New(fault.Untrusted, "install the CA of that server on this machine (update-ca-certificates), or copy the file here", "the server of the discovery file is not to be trusted: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}

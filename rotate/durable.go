@@ -7,32 +7,58 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
-// writeFile puts data under path, durably: what is read there after a crash is the old content or the new, whole. The
-// file has its final mode before anything is written to it. Temporary files that an earlier crash left are removed.
+// writeFile puts data under path, durably: what is read there after a crash is the old content or the new, whole.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := stageFile(path, data, mode)
+	if err != nil {
+		return err
+	}
+	return errors.Join(place(f, path), discard(f))
+}
+
+// stageFile makes data durable under a temporary name beside path, with its final mode before anything is written.
+// Temporary files that an earlier crash left are removed. place puts the file under path, discard lets go of it.
+func stageFile(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile, error) {
 	dir := filepath.Dir(path)
 	if err := sweep(dir, filepath.Base(path)); err != nil {
-		return err
+		return nil, err
 	}
 	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
 	// file's mode.
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	if _, err := f.Write(data); err != nil {
-		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), f.Cleanup())
+		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
 	}
+	if err := f.Sync(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
+	}
+	return f, nil
+}
+
+// place renames a staged file to path, durably.
+func place(f *renameio.PendingFile, path string) error {
 	if err := f.CloseAtomicallyReplace(); err != nil {
-		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), f.Cleanup())
+		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
+}
+
+// discard removes a staged file. After place it does nothing.
+func discard(f *renameio.PendingFile) error {
+	if err := f.Cleanup(); err != nil {
+		return fmt.Errorf("cannot remove a temporary file: %w", err)
+	}
+	return nil
 }
 
 // swapLink makes the symbolic link path point to target, by rename: at no instant is there no link.
@@ -61,6 +87,17 @@ func syncDir(dir string) error {
 		return errors.Join(fmt.Errorf("cannot make %s durable: %w", dir, err), d.Close())
 	}
 	return d.Close()
+}
+
+// explain gives an error of the file system its class: a person must act where trying again cannot help. What may pass,
+// such as a full disk, stays as it is.
+func explain(err error) error {
+	for _, hopeless := range []error{fs.ErrPermission, syscall.EROFS, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG} {
+		if errors.Is(err, hopeless) && !fault.IsFinal(err) {
+			return fault.New(fault.Files, "run as root, and check the path's owner and mode and that its file system is writable", "%w", err)
+		}
+	}
+	return err
 }
 
 // sweep removes the temporary files for base that a crash left: renameio names them "." + base + digits.
@@ -92,26 +129,29 @@ func removeFile(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// makeDir makes a directory and its parents and makes their names durable. One that is there must be safe.
-func makeDir(dir string, mode fs.FileMode) error {
+// makeDir makes a directory and its parents, makes their names durable, and returns those that it made, outermost
+// first. One that is there must be safe.
+func makeDir(dir string, mode fs.FileMode) (made []string, err error) {
 	if _, err := os.Stat(dir); err == nil {
-		return checkDir(dir)
+		return nil, checkDir(dir)
 	}
 	parent := filepath.Dir(dir)
-	if parent != dir {
-		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
-			if err := makeDir(parent, 0o755); err != nil {
-				return err
-			}
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if made, err = makeDir(parent, 0o755); err != nil {
+			return made, err
 		}
 	}
-	if err := os.Mkdir(dir, mode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("cannot make the directory: %w", err)
+	err = os.Mkdir(dir, mode)
+	switch {
+	case err == nil:
+		made = append(made, dir)
+	case !errors.Is(err, fs.ErrExist):
+		return made, fmt.Errorf("cannot make the directory: %w", err)
 	}
 	if err := syncDir(parent); err != nil {
-		return err
+		return made, err
 	}
-	return checkDir(dir)
+	return made, checkDir(dir)
 }
 
 // checkDir refuses a directory that another user can change.

@@ -28,21 +28,40 @@ type Lock struct{ dir *os.File }
 // Lock takes the store's lock, which makes the state directory if it is missing. If another process holds it, the
 // error has the class [fault.Held].
 func (s *Store) Lock() (*Lock, error) {
-	if err := makeDir(s.paths.StateDir, 0o700); err != nil {
-		return nil, err
-	}
-	dir, err := os.Open(s.paths.StateDir)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the state directory: %w", err)
-	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		closed := dir.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault.New(fault.Held, "see which: fuser -v "+s.paths.StateDir+"; wait for it or stop it", "another nodejoin is at work on this machine (it holds %s)", s.paths.StateDir)
+	for {
+		if err := s.makeDir(s.paths.StateDir, 0o700); err != nil {
+			return nil, explain(err)
 		}
-		return nil, errors.Join(fmt.Errorf("cannot lock the state directory: %w", err), closed)
+		dir, err := os.Open(s.paths.StateDir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed by Retreat of another process
+		}
+		if err != nil {
+			return nil, explain(fmt.Errorf("cannot open the state directory: %w", err))
+		}
+		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			closed := dir.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fault.New(fault.Held, "see which: fuser -v "+s.paths.StateDir+"; wait for it or stop it", "another nodejoin is at work on this machine (it holds %s)", s.paths.StateDir)
+			}
+			return nil, errors.Join(fmt.Errorf("cannot lock the state directory: %w", err), closed)
+		}
+		if sameDir(dir, s.paths.StateDir) {
+			return &Lock{dir}, nil
+		}
+		if err := dir.Close(); err != nil { // the lock of a directory that is gone keeps nobody off
+			return nil, err
+		}
 	}
-	return &Lock{dir}, nil
+}
+
+func sameDir(open *os.File, path string) bool {
+	held, err := open.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(held, there)
 }
 
 // Unlock gives the lock back.

@@ -43,6 +43,8 @@ type Paths struct {
 type Store struct {
 	paths   Paths // with Root before them
 	written Paths // as they stand in files
+
+	made []string // directories that this store made, outermost first
 }
 
 // NewStore returns the store at the given paths. Nothing is read or written yet.
@@ -174,15 +176,15 @@ func (d *Disk) Whole() bool {
 
 // SavePendingKey makes the key of a request durable, before the request is sent.
 func (s *Store) SavePendingKey(key []byte) error {
-	if err := makeDir(s.paths.StateDir, 0o700); err != nil {
-		return err
+	if err := s.makeDir(s.paths.StateDir, 0o700); err != nil {
+		return explain(err)
 	}
-	return writeFile(filepath.Join(s.paths.StateDir, pendingName), key, 0o600)
+	return explain(writeFile(filepath.Join(s.paths.StateDir, pendingName), key, 0o600))
 }
 
 // DropPendingKey forgets the key of a request that has ended.
 func (s *Store) DropPendingKey() error {
-	return removeFile(filepath.Join(s.paths.StateDir, pendingName))
+	return explain(removeFile(filepath.Join(s.paths.StateDir, pendingName)))
 }
 
 // SetAsidePendingKey moves a pending key that cannot be read out of the way, for a person to look at.
@@ -193,21 +195,6 @@ func (s *Store) SetAsidePendingKey() (string, error) {
 		return "", fmt.Errorf("cannot set the damaged key aside: %w", err)
 	}
 	return aside, syncDir(s.paths.StateDir)
-}
-
-// Commit makes a new identity the current one. The order is such that whatever is found at any instant can be used:
-// the pair under a name of its own, then the link to it, then the CA bundle, and at last the kubeconfig that names
-// all of them.
-func (s *Store) Commit(k *Kubeconfig, now time.Time) error {
-	for _, dir := range []string{s.paths.CertDir, filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)} {
-		if err := makeDir(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := s.commitPair(k.Pair, now); err != nil {
-		return err
-	}
-	return s.CommitKubeconfig(k)
 }
 
 func (s *Store) commitPair(pair *KeyPair, now time.Time) error {
@@ -221,21 +208,20 @@ func (s *Store) commitPair(pair *KeyPair, now time.Time) error {
 	return s.prune(file)
 }
 
-// CommitKubeconfig writes the CA bundle and the kubeconfig around the current pair.
-func (s *Store) CommitKubeconfig(k *Kubeconfig) error {
-	for _, dir := range []string{filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)} {
-		if err := makeDir(dir, 0o755); err != nil {
-			return err
-		}
+// makeDir makes a directory where it is missing and remembers that, see Retreat.
+func (s *Store) makeDir(dir string, mode fs.FileMode) error {
+	made, err := makeDir(dir, mode)
+	s.made = append(s.made, made...)
+	return err
+}
+
+// Retreat removes the directories that this store made, as far as nothing is in them: a join that came to nothing
+// leaves nothing.
+func (s *Store) Retreat() {
+	for _, dir := range slices.Backward(s.made) {
+		_ = os.Remove(dir) // it fails where something is in it
 	}
-	if err := writeFile(s.paths.CAFile, k.CA, 0o644); err != nil {
-		return err
-	}
-	data, err := marshalKubeconfig(k, s.written.CAFile, s.CurrentPath())
-	if err != nil {
-		return fmt.Errorf("cannot write the kubeconfig: %w", err)
-	}
-	return writeFile(s.paths.Kubeconfig, data, 0o600)
+	s.made = nil
 }
 
 // freshName returns the name of a pair's file, which was never there: the time, moved on by seconds while it is taken.
@@ -276,5 +262,5 @@ func (s *Store) SaveState(state State) error {
 	if err != nil {
 		return fmt.Errorf("cannot write the state: %w", err)
 	}
-	return writeFile(filepath.Join(s.paths.StateDir, stateName), append(data, '\n'), 0o600)
+	return explain(writeFile(filepath.Join(s.paths.StateDir, stateName), append(data, '\n'), 0o600))
 }

@@ -7,14 +7,34 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"github.com/nodejoin/nodejoin/test/testbed"
 	"github.com/nodejoin/nodejoin/test/testbed/proxy"
 )
+
+const (
+	runLimit = time.Minute
+	// calmFor is how long the control plane is left alone before a run, so that it has done with the token.
+	calmFor = 200 * time.Millisecond
+)
+
+func calm(ctx context.Context) error {
+	timer := time.NewTimer(calmFor)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 type bench struct {
 	cp       *testbed.ControlPlane
@@ -67,6 +87,15 @@ func (b *bench) measure(ctx context.Context, s scenario, runs, delayed int, r *r
 	return nil
 }
 
+// running is a process that is being measured.
+type running struct {
+	pid         int
+	began       time.Time
+	joined      <-chan time.Time // when the kubeconfig came
+	ended       chan error
+	watchMemory bool
+}
+
 // outcome is what one run showed.
 type outcome struct {
 	joined, ended time.Duration
@@ -93,18 +122,28 @@ func (b *bench) join(ctx context.Context, s scenario, p int, server string, watc
 	if err != nil {
 		return nil, err
 	}
+	if err := calm(ctx); err != nil {
+		return nil, err
+	}
+	joined, stop, err := appears(m.dir, filepath.Base(m.kubeconfig()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = stop() }() // nothing more is watched
 	program := b.programs[p]
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, program.path, program.args(s, m)...)
 	cmd.Stdout, cmd.Stderr = &output, &output
-	began := time.Now()
+	r := &running{began: time.Now(), joined: joined, ended: make(chan error, 1), watchMemory: watchMemory}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
+	r.pid = cmd.Process.Pid
+	go func() { r.ended <- cmd.Wait() }()
+	limit, cancel := context.WithTimeout(ctx, runLimit)
+	defer cancel()
 	o := &outcome{}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	if err := b.observe(ctx, o, cmd.Process.Pid, m, began, watchMemory, done); err != nil {
+	if err := b.observe(limit, o, r); err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", program.name, err, output.String())
 	}
 	after, err := b.requests(ctx, "system:anonymous")
@@ -116,35 +155,56 @@ func (b *bench) join(ctx context.Context, s scenario, p int, server string, watc
 	return o, err
 }
 
-// observe follows a run to its end. The kubeconfig is looked for four thousand times a second, for less than that is
-// lost in the noise.
-func (b *bench) observe(ctx context.Context, o *outcome, pid int, m machine, began time.Time, watchMemory bool, done chan error) error {
-	ticker := time.NewTicker(250 * time.Microsecond)
-	defer ticker.Stop()
+// observe follows a run to its end. Between events it sleeps: a poll would take time from what is measured.
+func (b *bench) observe(ctx context.Context, o *outcome, r *running) error {
+	var sample <-chan time.Time
+	if r.watchMemory {
+		ticker := time.NewTicker(500 * time.Microsecond)
+		defer ticker.Stop()
+		sample = ticker.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-done:
-			o.ended = time.Since(began)
+		case joined := <-r.joined:
+			o.joined, o.connections = joined.Sub(r.began), b.wire.Accepted()
+		case <-sample:
+			o.memory = max(o.memory, residentPeak(r.pid))
+		case err := <-r.ended:
+			o.ended = time.Since(r.began)
 			if o.joined == 0 {
-				if _, missing := os.Stat(m.kubeconfig()); missing != nil {
+				select {
+				case joined := <-r.joined:
+					o.joined, o.connections = joined.Sub(r.began), b.wire.Accepted()
+				case <-ctx.Done():
 					return errors.Join(err, errors.New("it ended without an identity"))
 				}
-				o.joined, o.connections = o.ended, b.wire.Accepted()
 			}
 			return err
-		case <-ticker.C:
-			if o.joined == 0 {
-				if _, err := os.Stat(m.kubeconfig()); err == nil {
-					o.joined, o.connections = time.Since(began), b.wire.Accepted()
-				}
-			}
-			if watchMemory {
-				o.memory = max(o.memory, residentPeak(pid))
-			}
 		}
 	}
+}
+
+// appears tells when a file comes into a directory.
+func appears(dir, name string) (<-chan time.Time, func() error, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := watcher.Add(dir); err != nil {
+		return nil, nil, errors.Join(err, watcher.Close())
+	}
+	seen := make(chan time.Time, 1)
+	go func() {
+		for event := range watcher.Events {
+			if filepath.Base(event.Name) == name && event.Has(fsnotify.Create) {
+				seen <- time.Now()
+				return
+			}
+		}
+	}()
+	return seen, watcher.Close, nil
 }
 
 // residentPeak returns VmHWM of proc_pid_status(5) in MB, or 0 when the process has ended. The figure of wait4(2) is

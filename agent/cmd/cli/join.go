@@ -126,7 +126,7 @@ func inWords(d time.Duration) string {
 // seconds while it lasts.
 const (
 	saidAfter  = time.Second
-	stillEvery = 10 * time.Second
+	stillEvery = 5 * time.Second
 )
 
 // progress prints what the agent does and waits for.
@@ -135,14 +135,15 @@ type progress struct {
 
 	mu    sync.Mutex
 	last  agent.Notice
-	since time.Time // when last was told
-	said  time.Time // when last was printed; zero if it was not
+	since time.Time       // when last was told
+	once  map[string]bool // notices that were printed and need not be again
+	said  time.Time       // when last was printed; zero if it was not
 	done  chan struct{}
 	ended sync.WaitGroup
 }
 
 func newProgress(out io.Writer) *progress {
-	p := &progress{out: out, done: make(chan struct{})}
+	p := &progress{out: out, once: map[string]bool{}, done: make(chan struct{})}
 	p.ended.Go(p.repeat)
 	return p
 }
@@ -150,11 +151,12 @@ func newProgress(out io.Writer) *progress {
 func (p *progress) tell(n agent.Notice) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n == p.last {
+	if n == p.last || p.once[n.Text] {
 		return
 	}
 	p.last, p.since, p.said = n, time.Now(), time.Time{}
 	if !n.Waiting {
+		p.once[n.Text] = true
 		p.print(p.since)
 	}
 }
