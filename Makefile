@@ -18,8 +18,10 @@ LDFLAGS = -s -w -X $(CLI).Version=$(VERSION) -X $(CLI).Commit=$(COMMIT)
 MODULES = $(shell find . -mindepth 2 -name go.mod -not -path '*/.*' | sed 's,/go.mod$$,,' | sort | \
 	while read -r m; do [ -z "$$(find "$$m" -name '*.go' | head -n 1)" ] || echo "$$m"; done)
 TESTED_MODULES = $(shell for m in $(MODULES); do [ -z "$$(find "$$m" -name '*_test.go' | head -n 1)" ] || echo "$$m"; done)
+# Compiling Kubernetes takes gigabytes of temporary space, more than a /tmp in memory has.
+BIGTMP := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nodejoin
 define nested # modules, verb
-$(foreach m,$(1),CGO_ENABLED=0 GOWORK=off $(GO) -C $(m) $(2) -trimpath -mod=readonly ./...
+$(foreach m,$(1),mkdir -p $(BIGTMP) && CGO_ENABLED=0 GOWORK=off GOTMPDIR=$(BIGTMP) $(GO) -C $(m) $(2) -trimpath -mod=readonly ./...
 )
 endef
 

@@ -161,6 +161,20 @@ func (r *recipe) key() string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// removeLeftovers removes what builds that were killed have left under a prefix. The caller holds the lock.
+func removeLeftovers(prefix string) error {
+	leftovers, err := filepath.Glob(prefix + "*")
+	if err != nil {
+		return err
+	}
+	for _, leftover := range leftovers {
+		if err := os.RemoveAll(leftover); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // buildOnce builds into a directory that appears whole or not at all. A lock file beside it keeps two processes
 // from building the same.
 func (r *recipe) buildOnce(ctx context.Context, dir string) error {
@@ -175,9 +189,13 @@ func (r *recipe) buildOnce(ctx context.Context, dir string) error {
 	if isDir(dir) {
 		return nil
 	}
+	building := filepath.Join(filepath.Dir(dir), ".building-"+filepath.Base(dir)+"-")
+	if err := removeLeftovers(building); err != nil {
+		return err
+	}
 	fmt.Fprintf(os.Stderr, "testbed: building the control plane (%s) into %s; the first time this takes about ten minutes\n",
 		strings.Join(programs, ", "), dir)
-	temporary, err := os.MkdirTemp(filepath.Dir(dir), ".building-")
+	temporary, err := os.MkdirTemp(filepath.Dir(building), filepath.Base(building))
 	if err != nil {
 		return err
 	}
@@ -196,7 +214,8 @@ func (r *recipe) build(ctx context.Context, dir string) error {
 		args := slices.Concat([]string{"build"}, r.flags, []string{"-o", filepath.Join(dir, name), pkg})
 		build := exec.CommandContext(ctx, "go", args...)
 		build.Dir = r.source
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+		// Compiling Kubernetes takes gigabytes of temporary space, more than a /tmp in memory has.
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOTMPDIR="+dir)
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		if err := build.Run(); err != nil {
 			return fmt.Errorf("build %s in %s: %w", pkg, r.source, errors.Join(ctx.Err(), err))
