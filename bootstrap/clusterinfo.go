@@ -98,7 +98,7 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 	}
 	found, err := parseKubeconfig([]byte(text), "", time.Now())
 	if err != nil {
-		return nil, fault.New(fault.Untrusted, "mend the ConfigMap kube-public/cluster-info", "cluster-info of %s cannot be used: %w", server, err)
+		return nil, fault.New(fault.Untrusted, "mend it: kubectl --namespace kube-public edit configmap cluster-info", "cluster-info of %s cannot be used: %w", server, err)
 	}
 	cluster := &found.cluster
 	if cluster.TLSServerName == "" {

@@ -44,10 +44,10 @@ type Connection struct {
 	// Log gets a line for each endpoint that failed; nil for none.
 	Log *slog.Logger
 
-	dialing sync.Mutex // held while a connection is opened, so that requests that start together share it
 	mu      sync.Mutex // guards what follows
 	conns   []*http.ClientConn
-	current int // index of the endpoint in use
+	current int           // index of the endpoint in use
+	dialing chan struct{} // full while a connection is opened, so that requests that start together share it
 }
 
 // ConnectionTo returns a Connection to a cluster that discovery has verified.
@@ -78,6 +78,9 @@ func (c *Connection) Open(ctx context.Context) error {
 func (c *Connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	conn, err := c.reserve(req.Context())
 	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // as http.RoundTripper wants it, on failure too
+		}
 		return nil, err
 	}
 	sent := req.Clone(req.Context())
@@ -110,8 +113,13 @@ func (c *Connection) reserve(ctx context.Context) (*http.ClientConn, error) {
 	if conn := c.spare(); conn != nil {
 		return conn, nil
 	}
-	c.dialing.Lock()
-	defer c.dialing.Unlock()
+	turn := c.turn()
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if conn := c.spare(); conn != nil { // opened by another request meanwhile
 		return conn, nil
 	}
@@ -127,6 +135,16 @@ func (c *Connection) reserve(ctx context.Context) (*http.ClientConn, error) {
 	c.conns = append(c.conns, conn)
 	c.mu.Unlock()
 	return conn, nil
+}
+
+// turn returns the channel that whoever opens a connection fills and empties.
+func (c *Connection) turn() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dialing == nil {
+		c.dialing = make(chan struct{}, 1)
+	}
+	return c.dialing
 }
 
 // spare returns a live connection with room for a request, reserved, and forgets the dead ones.
@@ -200,7 +218,9 @@ func (c *Connection) dial(ctx context.Context, endpoint Endpoint) (*http.ClientC
 		VerifyConnection:   c.Trust.verifyConnection(ctx, name),
 	}
 	if c.Certificate != nil {
-		config.Certificates = []tls.Certificate{*c.Certificate}
+		// Whatever issuers the server names in its request: from Certificates, crypto/tls would present none where the
+		// issuer is not among them, and the API server would then answer as to an anonymous user instead of with 401.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate, nil }
 	}
 	transport := newTransport(config, c.ProxyURL)
 	transport.ForceAttemptHTTP2 = true

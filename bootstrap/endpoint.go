@@ -24,7 +24,7 @@ func ParseEndpoint(text string) (Endpoint, error) {
 	refuse := func(format string, args ...any) (Endpoint, error) {
 		return Endpoint{}, fault.New(fault.Usage, "give the API server as HOST:PORT, for example api.example.com:6443", format, args...)
 	}
-	if tokenPattern.MatchString(text) {
+	if tokenPattern.MatchString(strings.ToLower(strings.TrimSpace(text))) {
 		return refuse("a bootstrap token stands in the place of the API server")
 	}
 	hostport, port := text, defaultPort
@@ -45,19 +45,22 @@ func ParseEndpoint(text string) (Endpoint, error) {
 	if strings.Contains(hostport, "@") {
 		return refuse("the API server has user information in it")
 	}
-	host := strings.Trim(hostport, "[]")
+	host := hostport
 	if h, p, err := net.SplitHostPort(hostport); err == nil {
 		host, port = h, p
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || number == 0 {
 		return refuse("the API server %q has the port %q: it is not between 1 and 65535", text, port)
 	}
-	if _, err := netip.ParseAddr(host); err != nil {
-		if len(validation.IsDNS1123Subdomain(strings.ToLower(host))) != 0 {
-			return refuse("the API server %q has no valid host name or IP address", text)
-		}
+	host = strings.ToLower(host)
+	// An address with a zone is refused: a zone may be any text, and no certificate can name it.
+	if addr, err := netip.ParseAddr(host); (err != nil || addr.Zone() != "") && len(validation.IsDNS1123Subdomain(host)) != 0 {
+		return refuse("the API server %q has no valid host name or IP address", text)
 	}
-	return Endpoint{host: strings.ToLower(host), port: port}, nil
+	return Endpoint{host: host, port: strconv.FormatUint(number, 10)}, nil
 }
 
 // String returns HOST:PORT.

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd/api/v1"
@@ -14,6 +17,10 @@ import (
 
 // maxKubeconfig bounds a discovery kubeconfig; a real one is a few kilobytes.
 const maxKubeconfig = 1 << 20
+
+// documentMarker matches what ends a YAML document or begins another below the first line, after each of the line
+// breaks that YAML 1.1 knows. The decoder would read the first document and pass over the rest.
+var documentMarker = regexp.MustCompile(`[\n\r\x{85}\x{2028}\x{2029}](---|\.\.\.)`)
 
 // discovered is what a discovery kubeconfig says: a cluster, and the bearer token beside it, which only a local file
 // may carry.
@@ -30,12 +37,12 @@ func parseKubeconfig(data []byte, dir string, now time.Time) (*discovered, error
 	if len(data) > maxKubeconfig {
 		return nil, fmt.Errorf("it is larger than %d bytes", maxKubeconfig)
 	}
-	if bytes.Contains(data, []byte("\n---")) {
+	if documentMarker.Match(data) {
 		return nil, errors.New("it holds more than one YAML document")
 	}
 	var config v1.Config
 	if err := yaml.UnmarshalStrict(data, &config); err != nil {
-		return nil, fmt.Errorf("it is not a kubeconfig: %w", err)
+		return nil, fmt.Errorf("it is not a kubeconfig: %s", strings.Join(strings.Fields(err.Error()), " ")) // on one line
 	}
 	if config.Kind != "" && config.Kind != "Config" {
 		return nil, fmt.Errorf("its kind is %q, not Config", config.Kind)
@@ -142,7 +149,15 @@ func readNamed(path, dir, field string) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("its %s: %w", field, err)
+	}
+	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
+	data, err := io.ReadAll(io.LimitReader(f, maxKubeconfig+1))
+	if err == nil && len(data) > maxKubeconfig {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxKubeconfig)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("its %s: %w", field, err)
 	}

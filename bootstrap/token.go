@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"k8s.io/cluster-bootstrap/token/api"
 
@@ -41,7 +42,7 @@ func tokenMistake(text string) string {
 		return "is empty"
 	case strings.ContainsAny(text, " \t\r\n"):
 		return "has white space in it"
-	case strings.ToLower(text) != text:
+	case strings.ContainsFunc(text, unicode.IsUpper):
 		return "has upper-case letters: only a-z and 0-9 are allowed"
 	case !dotted:
 		return "has no dot between its ID and its secret"

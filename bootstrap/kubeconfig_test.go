@@ -1,0 +1,256 @@
+package bootstrap
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// kubeconfigOf returns a kubeconfig as kubeadm writes it into cluster-info.
+func kubeconfigOf(server string, bundle Bundle) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: ""
+  cluster:
+    server: %s
+    certificate-authority-data: %s
+contexts: null
+current-context: ""
+preferences: {}
+users: null
+`, server, base64.StdEncoding.EncodeToString(bundle.PEM()))
+}
+
+const testServer = "https://api.example.com:6443"
+
+// insert returns a change that puts lines behind the line that has after in it.
+func insert(after string, lines ...string) func(string) string {
+	return func(text string) string {
+		var out []string
+		for line := range strings.Lines(text) {
+			out = append(out, line)
+			if strings.Contains(line, after) {
+				out = append(out, strings.Join(lines, "\n")+"\n")
+			}
+		}
+		return strings.Join(out, "")
+	}
+}
+
+// replace returns a change that puts a line in the place of the one that has old in it.
+func replace(old, line string) func(string) string {
+	return func(text string) string {
+		var out []string
+		for l := range strings.Lines(text) {
+			if strings.Contains(l, old) {
+				l = line + "\n"
+			}
+			out = append(out, l)
+		}
+		return strings.Join(out, "")
+	}
+}
+
+// users returns a change that gives the only user the lines.
+func users(lines ...string) func(string) string {
+	return replace("users:", "users:\n- name: u\n  user:\n    "+strings.Join(lines, "\n    "))
+}
+
+// kubeconfigRow is a change of a good kubeconfig and what becomes of it, from the network and in a file of this machine;
+// "" means that it is accepted.
+type kubeconfigRow struct {
+	name    string
+	change  func(string) string
+	network string
+	local   string
+}
+
+func kubeconfigRows(tb testing.TB) []kubeconfigRow {
+	tb.Helper()
+	const (
+		credentials = "must not bring credentials"
+		paths       = "must not make this machine read its files"
+	)
+	both := func(name string, change func(string) string, want string) kubeconfigRow {
+		return kubeconfigRow{name, change, want, want}
+	}
+	rows := []kubeconfigRow{
+		both("as kubeadm writes it", func(s string) string { return s }, ""),
+		both("JSON", func(string) string {
+			return `{"clusters":[{"name":"","cluster":{"server":"https://api.example.com:6443","certificate-authority-data":"` +
+				base64.StdEncoding.EncodeToString(machineCA.pem()) + `"}}]}`
+		}, ""),
+		both("beginning with ---", func(s string) string { return "---\n" + s }, ""),
+		both("without a kind", replace("kind:", ""), ""),
+		both("a context that leads somewhere", func(s string) string {
+			return replace("current-context", "current-context: c")(replace("contexts", "contexts:\n- name: c\n  context: {cluster: \"\", user: \"\"}")(s))
+		}, ""),
+		both("a server name", insert("server:", "    tls-server-name: api.example.com"), ""),
+		both("a proxy", insert("server:", "    proxy-url: http://proxy:3128"), ""),
+
+		both("empty", func(string) string { return "" }, "it has 0 clusters"),
+		both("garbage", func(string) string { return "\x00\xff" }, "not a kubeconfig"),
+		both("text", func(string) string { return "a page of a captive portal" }, "not a kubeconfig"),
+		both("a page", func(string) string { return "<html>" }, "not a kubeconfig"),
+		both("too large", func(s string) string { return s + strings.Repeat("#", maxKubeconfig) }, "larger than 1048576 bytes"),
+		both("another kind", replace("kind:", "kind: Secret"), `its kind is "Secret"`),
+		both("an unknown key", insert("server:", "    sever: https://api.example.com"), `unknown field "sever"`),
+		both("an unknown key at the top", insert("kind:", "token: "+testTokenText), `unknown field "token"`),
+		both("a duplicate key", insert("server:", "    server: https://rogue.example.com"), `key "server" already set`),
+		both("a duplicate key at the top", insert("kind:", "clusters: []"), `key "clusters" already set`),
+		both("two duplicate keys", func(s string) string { return s + "kind: Config\nusers: null\n" }, `key "kind" already set`),
+		both("a wrong type", replace("contexts:", "contexts: "+testTokenText), "not a kubeconfig"),
+		both("two documents", func(s string) string { return s + "---\n" + s }, "more than one YAML document"),
+		both("two documents, ended by dots", func(s string) string { return s + "...\n" + s }, "more than one YAML document"),
+		both("two documents, broken by CR", func(s string) string { return strings.ReplaceAll(s, "\n", "\r") + "---\r" + s }, "more than one YAML document"),
+		both("two documents, broken by LS", func(s string) string { return s + "#\u2028---\u2028" + s }, "more than one YAML document"),
+		both("an alias bomb", aliasBomb, "not a kubeconfig"),
+		both("nested too deeply", func(string) string { return strings.Repeat("[", 100_000) }, "not a kubeconfig"),
+
+		both("no clusters", func(string) string { return "kind: Config\n" }, "it has 0 clusters instead of one"),
+		both("two clusters", insert("clusters:", "- {name: a, cluster: {server: https://rogue.example.com}}"), "it has 2 clusters instead of one"),
+		both("a dangling current-context", replace("current-context", "current-context: c"), `its current-context "c" is not there`),
+		both("a dangling cluster", func(s string) string {
+			return replace("current-context", "current-context: c")(replace("contexts", "contexts:\n- {name: c, context: {cluster: x}}")(s))
+		}, `names the cluster "x", which is not there`),
+		both("insecure", insert("server:", "    insecure-skip-tls-verify: true"), "insecure-skip-tls-verify"),
+		both("insecure, without a CA", replace("certificate-authority-data", "    insecure-skip-tls-verify: true"), "insecure-skip-tls-verify"),
+		both("no CA", replace("certificate-authority-data", ""), "no certificate-authority-data"),
+		both("an empty CA", replace("certificate-authority-data", "    certificate-authority-data: \"\""), "no certificate-authority-data"),
+		both("a CA that is not base64", replace("certificate-authority-data", "    certificate-authority-data: '!'"), "not a kubeconfig"),
+		both("a CA that is not PEM", replace("certificate-authority-data", "    certificate-authority-data: AAAA"), "no PEM-encoded certificate"),
+		both("no server", replace("server:", ""), "no valid host name"),
+		both("http", replace("server:", "    server: http://api.example.com"), "not an https URL"),
+		both("a server with a password", replace("server:", "    server: https://u:"+testTokenSecret+"@api.example.com"), "user information"),
+		both("a server name that is none", insert("server:", "    tls-server-name: a b"), "not a DNS name"),
+		both("a proxy that is none", insert("server:", "    proxy-url: ftp://u:"+testTokenSecret+"@proxy"), "the proxy's URL is not one"),
+
+		{"a token", users("token: " + testTokenText), credentials, ""},
+		{"a user without anything", users("{}"), credentials, ""},
+		{"a token file", users("tokenFile: good-token"), credentials, ""},
+		{"a token file outside", users("tokenFile: /dev/zero"), credentials, "its tokenFile: /dev/zero is larger than"},
+		{"a token file that is not there", users("tokenFile: absent"), credentials, "its tokenFile: open"},
+		{"a token that is a map", users("token: {" + testTokenSecret + ": " + testTokenSecret + "}"), "not a kubeconfig", "not a kubeconfig"},
+		{"a CA by path", replace("certificate-authority-data", "    certificate-authority: good-ca"), paths, ""},
+		{"a CA by path beside its data", insert("server:", "    certificate-authority: good-ca"), paths, ""},
+		{"a CA by a path that is not there", replace("certificate-authority-data", "    certificate-authority: absent"), paths, "its certificate-authority: open"},
+		{"a CA by a path without an end", replace("certificate-authority-data", "    certificate-authority: /dev/zero"), paths, "its certificate-authority: /dev/zero is larger than"},
+		{"an exec plugin", users("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, interactiveMode: Never}"), credentials, "exec plugin"},
+		{"an auth-provider", users("auth-provider: {name: oidc}"), credentials, "auth-provider"},
+		{"a password", users("username: u", "password: "+testTokenSecret), credentials, "its user has a password"},
+		{"a client certificate by path", users("client-certificate: /c", "client-key: /k"), credentials, "a client certificate"},
+		{"a client key by path", users("client-key: /k"), credentials, "a client certificate"},
+		{"a client certificate", users("client-certificate-data: AAAA"), credentials, "a client certificate"},
+		{"a client key", users("client-key-data: AAAA"), credentials, "a client certificate"},
+		{"impersonation", users("as: system:admin"), credentials, "impersonates another"},
+		{"impersonation of a UID", users("as-uid: a"), credentials, "impersonates another"},
+		{"impersonation of groups", users("as-groups: [system:masters]"), credentials, "impersonates another"},
+		{"two users", replace("users:", "users: [{name: a, user: {token: a}}, {name: b, user: {token: b}}]"), credentials, "it has 2 users"},
+	}
+	return rows
+}
+
+// aliasBomb adds nine levels of nine aliases: 387 million nodes.
+func aliasBomb(text string) string {
+	var b strings.Builder
+	b.WriteString(text + "extensions:\n- &a0 {name: x}\n")
+	for i := range 9 {
+		fmt.Fprintf(&b, "- &a%d [%s]\n", i+1, strings.Join(slices.Repeat([]string{fmt.Sprintf("*a%d", i)}, 9), ","))
+	}
+	return b.String()
+}
+
+func TestKubeconfig(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	dir := t.TempDir()
+	writeFile(t, dir, "good-ca", string(ca.pem()), 0o644)
+	writeFile(t, dir, "good-token", testTokenText+"\n", 0o600)
+	good := kubeconfigOf(testServer, bundleOf(ca))
+	for _, row := range kubeconfigRows(t) {
+		data := []byte(row.change(good))
+		check := func(t *testing.T, found *discovered, err error, want string) {
+			t.Helper()
+			if want != "" {
+				if err == nil {
+					t.Fatalf("accepted:\n%s", data)
+				}
+				wantFault(t, fault.New(fault.Untrusted, "mend it", "%w", err), fault.Untrusted, want) // the caller gives the class
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := found.cluster.Endpoints; len(got) != 1 || got[0].URL() != testServer {
+				t.Errorf("the endpoints are %v", got)
+			}
+			if found.cluster.CA.IsZero() {
+				t.Error("no CA")
+			}
+		}
+		t.Run(row.name+"/network", func(t *testing.T) {
+			found, err := parseKubeconfig(data, "", time.Now())
+			check(t, found, err, row.network)
+			if err == nil && !found.bearer.IsZero() {
+				t.Error("it brought a bearer token")
+			}
+		})
+		t.Run(row.name+"/local", func(t *testing.T) {
+			found, err := parseKubeconfig(data, dir, time.Now())
+			check(t, found, err, row.local)
+		})
+	}
+}
+
+func TestReadDiscoveryFile(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	dir := t.TempDir()
+	writeFile(t, dir, "ca.crt", string(ca.pem()), 0o644)
+	writeFile(t, dir, "token", testTokenText+"\n", 0o600)
+	good := kubeconfigOf(testServer, bundleOf(ca))
+	for _, test := range []struct {
+		name   string
+		change func(string) string
+		bearer Secret
+	}{
+		{"no user", func(s string) string { return s }, Secret{}},
+		{"a token", users("token: " + testTokenText), NewSecret(testTokenText)},
+		{"a token file", users("tokenFile: token"), NewSecret(testTokenText)},
+		{"a CA file beside it", replace("certificate-authority-data", "    certificate-authority: ca.crt"), Secret{}},
+		{"a CA file by its whole path", replace("certificate-authority-data", "    certificate-authority: "+dir+"/ca.crt"), Secret{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := writeFile(t, dir, "discovery.conf", test.change(good), 0o600)
+			known, bearer, err := ReadDiscoveryFile(path, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			cluster, err := known.Discover(t.Context())
+			if err != nil || len(cluster.Endpoints) != 1 || cluster.Endpoints[0].URL() != testServer || string(cluster.CA.PEM()) != string(ca.pem()) {
+				t.Errorf("the cluster is %v, %v", cluster, err)
+			}
+			if bearer != test.bearer {
+				t.Errorf("the bearer is %q, want %q", bearer.Reveal(), test.bearer.Reveal())
+			}
+			if known.Candidates() != nil {
+				t.Error("it has candidates, though it needs no round trip")
+			}
+		})
+	}
+	for name, path := range map[string]string{"missing": dir + "/absent", "a directory": dir, "without an end": "/dev/zero", "empty": "/dev/null"} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := ReadDiscoveryFile(path, time.Now())
+			wantFault(t, err, fault.Usage, "discovery file")
+		})
+	}
+	t.Run("a mistake", func(t *testing.T) {
+		path := writeFile(t, dir, "discovery.conf", users("token: "+testTokenText, "tokn: "+testTokenText)(good), 0o600)
+		_, _, err := ReadDiscoveryFile(path, time.Now())
+		wantFault(t, err, fault.Usage, path+` cannot be used: it is not a kubeconfig: `)
+	})
+}
