@@ -141,7 +141,7 @@ func (a *attack) check(t *testing.T, s, named *server, pin Pin) {
 // useCredential connects as a join does, and sends one request with the token.
 func useCredential(t *testing.T, d Discovery) error {
 	t.Helper()
-	_, conn, err := Connect(t.Context(), d, nil, "", nil)
+	_, conn, err := Connect(t.Context(), d, nil)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,16 @@ type Cluster struct {
 	ProxyURL      *url.URL   // the proxy on the way to the endpoints; nil for none
 }
 
+// Override puts what site says about the way to the servers in the place of what the cluster says itself.
+func (c *Cluster) Override(site Cluster) {
+	if site.TLSServerName != "" {
+		c.TLSServerName = site.TLSServerName
+	}
+	if site.ProxyURL != nil {
+		c.ProxyURL = site.ProxyURL
+	}
+}
+
 // addEndpoints appends the endpoints that the cluster does not have yet.
 func (c *Cluster) addEndpoints(more []Endpoint) {
 	for _, e := range more {

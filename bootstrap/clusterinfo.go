@@ -39,23 +39,20 @@ const (
 // certificate that the server presented on the first one is verified once the CA is known: the answer came over that
 // very session, so one read is enough.
 type ByToken struct {
-	Servers []Endpoint // asked in turn
-	Token   Token
+	Site  Cluster // as the operator gave it: endpoints, asked in turn, server name and proxy; its CA is not looked at
+	Token Token
 	// Pins name the CA certificates to be trusted; certificates that are not pinned do not become part of the
 	// cluster's bundle. Without pins SkipPins must be set, and then whoever holds a token can pose as the cluster.
 	Pins     []Pin
 	SkipPins bool
-	// TLSServerName is the name that the servers' certificates carry; "" is the endpoint's own.
-	TLSServerName string
-	ProxyURL      *url.URL // the proxy on the way; nil for none
-	Log           *slog.Logger
+	Log      *slog.Logger
 
 	unsignedSince time.Time // since when cluster-info has been signed for others and not for Token
 	refusals      int       // 401 answers in a row
 }
 
-// Candidates implements [Discovery].
-func (d *ByToken) Candidates() []Endpoint { return d.Servers }
+// Candidate implements [Discovery].
+func (d *ByToken) Candidate() *Cluster { return &d.Site }
 
 // Discover implements [Discovery]: it asks the servers in turn until one answers.
 func (d *ByToken) Discover(ctx context.Context) (*Cluster, error) {
@@ -64,16 +61,16 @@ func (d *ByToken) Discover(ctx context.Context) (*Cluster, error) {
 			"nothing tells which CA is the cluster's: a token alone would let anyone who holds one pose as the cluster")
 	}
 	var failures []error
-	for i, server := range d.Servers {
+	for i, server := range d.Site.Endpoints {
 		cluster, err := d.ask(ctx, server)
 		if err == nil {
-			cluster.addEndpoints(orderedEndpoints(d.Servers, i))
+			cluster.addEndpoints(orderedEndpoints(d.Site.Endpoints, i))
 			return cluster, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if d.Log != nil && len(d.Servers) > 1 {
+		if d.Log != nil && len(d.Site.Endpoints) > 1 {
 			d.Log.Warn("discovery failed at an API server, trying the next", "endpoint", server.String(), "err", err)
 		}
 		failures = append(failures, err)
@@ -87,7 +84,7 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         d.serverName(server),
 		InsecureSkipVerify: true, //nolint:gosec // no credential is sent; the chain is verified below, once the CA is known
-	}, d.ProxyURL)
+	}, d.Site.ProxyURL)
 	answer, err := get(ctx, transport, server.URL()+clusterInfoPath, maxKubeconfig)
 	if err != nil {
 		return nil, err
@@ -101,12 +98,7 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 		return nil, fault.New(fault.Untrusted, "mend it: kubectl --namespace kube-public edit configmap cluster-info", "cluster-info of %s cannot be used: %w", server, err)
 	}
 	cluster := &found.cluster
-	if cluster.TLSServerName == "" {
-		cluster.TLSServerName = d.TLSServerName
-	}
-	if cluster.ProxyURL == nil {
-		cluster.ProxyURL = d.ProxyURL
-	}
+	cluster.Override(d.Site)
 	if d.SkipPins {
 		return cluster, nil
 	}
@@ -122,8 +114,8 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 }
 
 func (d *ByToken) serverName(server Endpoint) string {
-	if d.TLSServerName != "" {
-		return d.TLSServerName
+	if d.Site.TLSServerName != "" {
+		return d.Site.TLSServerName
 	}
 	return server.host
 }

@@ -42,7 +42,7 @@ func TestDetachedAgreesWithKubernetes(t *testing.T) {
 
 // byToken returns the discovery that these tests make.
 func byToken(s *server, pins ...Pin) *ByToken {
-	return &ByToken{Servers: []Endpoint{s.Endpoint}, Token: testToken, Pins: pins, SkipPins: len(pins) == 0}
+	return &ByToken{Site: Cluster{Endpoints: []Endpoint{s.Endpoint}}, Token: testToken, Pins: pins, SkipPins: len(pins) == 0}
 }
 
 func TestByToken(t *testing.T) {
@@ -94,13 +94,13 @@ func TestByTokenKeepsWhatTheOperatorGave(t *testing.T) {
 		t.Errorf("the remedy is %q", fault.Remedy(err))
 	}
 
-	d.TLSServerName = "api.example.com"
+	d.Site.TLSServerName = "api.example.com"
 	cluster, err := d.Discover(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cluster.TLSServerName != d.TLSServerName {
-		t.Errorf("the server name is %q, want %q", cluster.TLSServerName, d.TLSServerName)
+	if cluster.TLSServerName != d.Site.TLSServerName {
+		t.Errorf("the server name is %q, want %q", cluster.TLSServerName, d.Site.TLSServerName)
 	}
 }
 
@@ -110,7 +110,7 @@ func TestByTokenNamesAnotherServer(t *testing.T) {
 	s := serve(t, serverOptions{certificate: ca.issue(t)}, clusterInfo(t, dataOf(t, kubeconfigOf(named.URL(), bundleOf(ca)), testToken)))
 	dead := deadEndpoint(t)
 	d := byToken(s, ca.pin())
-	d.Servers = []Endpoint{dead, s.Endpoint}
+	d.Site.Endpoints = []Endpoint{dead, s.Endpoint}
 	var out bytes.Buffer
 	d.Log = slog.New(slog.NewTextHandler(&out, nil))
 	cluster, err := d.Discover(t.Context())
@@ -268,7 +268,7 @@ func breakOff(w http.ResponseWriter, _ *http.Request) {
 
 func TestByTokenWithoutPins(t *testing.T) {
 	s := serve(t, serverOptions{certificate: machineCA.issue(t)}, http.NotFoundHandler())
-	d := &ByToken{Servers: []Endpoint{s.Endpoint}, Token: testToken}
+	d := &ByToken{Site: Cluster{Endpoints: []Endpoint{s.Endpoint}}, Token: testToken}
 	_, err := d.Discover(t.Context())
 	wantFault(t, err, fault.Usage, "nothing tells which CA is the cluster's")
 	if !strings.Contains(fault.Remedy(err), "--discovery-token-ca-cert-hash") {
@@ -345,7 +345,7 @@ func TestByTokenAsksTheServersInTurn(t *testing.T) {
 		{"the only one is down", []Endpoint{deadEndpoint(t)}, 0, "cannot ask 127.0.0.1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			d := &ByToken{Servers: test.servers, Token: testToken, Pins: []Pin{ca.pin()}}
+			d := &ByToken{Site: Cluster{Endpoints: test.servers}, Token: testToken, Pins: []Pin{ca.pin()}}
 			cluster, err := d.Discover(t.Context())
 			if test.want != "" {
 				wantFault(t, err, test.class, test.want)

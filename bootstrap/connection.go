@@ -54,6 +54,10 @@ type Connection struct {
 func ConnectionTo(cluster *Cluster, log *slog.Logger) *Connection {
 	trust := NewTrust()
 	trust.Settle(cluster.CA, nil)
+	return newConnection(cluster, trust, log)
+}
+
+func newConnection(cluster *Cluster, trust *Trust, log *slog.Logger) *Connection {
 	return &Connection{Endpoints: cluster.Endpoints, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL, Trust: trust, Log: log}
 }
 

@@ -372,14 +372,14 @@ func TestProxy(t *testing.T) {
 	}
 
 	t.Run("not the environment's", func(t *testing.T) {
-		if err := useCredential(t, &ByToken{Servers: []Endpoint{endpoint}, Token: testToken, Pins: []Pin{ca.pin()}}); err != nil {
+		if err := useCredential(t, &ByToken{Site: Cluster{Endpoints: []Endpoint{endpoint}}, Token: testToken, Pins: []Pin{ca.pin()}}); err != nil {
 			t.Error(err)
 		}
 	})
 	t.Run("the given one", func(t *testing.T) {
 		proxy, tunnels := connectProxy(t)
-		d := &ByToken{Servers: []Endpoint{endpoint}, Token: testToken, Pins: []Pin{ca.pin()}, ProxyURL: proxy}
-		cluster, conn, err := Connect(t.Context(), d, proxy, "", nil)
+		d := &ByToken{Site: Cluster{Endpoints: []Endpoint{endpoint}, ProxyURL: proxy}, Token: testToken, Pins: []Pin{ca.pin()}}
+		cluster, conn, err := Connect(t.Context(), d, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,24 +19,26 @@ import (
 type Discovery interface {
 	// Discover makes one attempt. A final error (see package fault) says that no other attempt will do better.
 	Discover(ctx context.Context) (*Cluster, error)
-	// Candidates are the API servers to which a connection may be opened while Discover runs, kept from being used
-	// until its result has verified them; none where Discover needs no round trip.
-	Candidates() []Endpoint
+	// Candidate is the cluster as it stands before it is verified, without a CA: a connection to it may be opened while
+	// Discover runs, and is kept from being used until the result has verified it. nil where Discover takes no round
+	// trip to the cluster.
+	Candidate() *Cluster
 }
 
 // Connect runs a discovery and returns the cluster with a connection to it that is open and verified. Where discovery
-// takes round trips of its own, none is spent on the connection: the handshake of the connection that will carry the credential runs at the same time as the discovery, and
-// stops short of its end until the discovery has told whom to trust (see [Trust]). The caller closes the connection.
-func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string, log *slog.Logger) (*Cluster, *Connection, error) {
-	candidates := d.Candidates()
-	if len(candidates) == 0 {
+// takes round trips of its own, none is spent on the connection: the handshake of the connection that will carry the
+// credential runs at the same time as the discovery, and stops short of its end until the discovery has told whom to
+// trust (see [Trust]). The caller closes the connection.
+func Connect(ctx context.Context, d Discovery, log *slog.Logger) (*Cluster, *Connection, error) {
+	candidate := d.Candidate()
+	if candidate == nil {
 		cluster, err := d.Discover(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
 		return open(ctx, cluster, log)
 	}
-	early := &Connection{Endpoints: candidates, TLSServerName: serverName, ProxyURL: proxy, Trust: NewTrust()}
+	early := newConnection(candidate, NewTrust(), nil) // its failures are told by Discover, which meets the same servers
 	opening, cancel := context.WithCancel(ctx)
 	defer cancel()
 	opened := make(chan error, 1)
@@ -52,12 +52,24 @@ func Connect(ctx context.Context, d Discovery, proxy *url.URL, serverName string
 		return nil, nil, err
 	}
 	early.Trust.Settle(cluster.CA, nil)
-	if <-opened == nil && early.Endpoint() == cluster.Endpoints[0] && early.TLSServerName == cluster.TLSServerName {
+	if <-opened == nil && early.leadsTo(cluster) {
 		early.Endpoints, early.current, early.Log = cluster.Endpoints, 0, log
 		return cluster, early, nil
 	}
 	early.Close() // cluster-info names another server, or the handshake failed
 	return open(ctx, cluster, log)
+}
+
+// leadsTo reports whether the connection is to the first of the cluster's endpoints, made as the cluster wants it.
+func (c *Connection) leadsTo(cluster *Cluster) bool {
+	return c.Endpoint() == cluster.Endpoints[0] && c.TLSServerName == cluster.TLSServerName && sameURL(c.ProxyURL, cluster.ProxyURL)
+}
+
+func sameURL(a, b *url.URL) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.String() == b.String()
 }
 
 func open(ctx context.Context, cluster *Cluster, log *slog.Logger) (*Cluster, *Connection, error) {
@@ -74,18 +86,13 @@ type Known struct{ Cluster Cluster }
 // Discover implements [Discovery].
 func (k *Known) Discover(context.Context) (*Cluster, error) { return &k.Cluster, nil }
 
-// Candidates implements [Discovery].
-func (k *Known) Candidates() []Endpoint { return nil }
+// Candidate implements [Discovery].
+func (k *Known) Candidate() *Cluster { return nil }
 
 // ReadBundle reads a CA file. Every mistake is one of the operator's input.
 func ReadBundle(path string, now time.Time) (Bundle, error) {
 	const remedy = "copy the cluster's CA certificate from a control-plane node: /etc/kubernetes/pki/ca.crt"
-	f, err := os.Open(path)
-	if err != nil {
-		return Bundle{}, fault.New(fault.Usage, remedy, "cannot read the CA file: %w", err)
-	}
-	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
-	data, err := io.ReadAll(io.LimitReader(f, maxBundleBytes+1))
+	data, _, err := readFile(path, maxBundleBytes)
 	if err != nil {
 		return Bundle{}, fault.New(fault.Usage, remedy, "cannot read the CA file: %w", err)
 	}
@@ -100,12 +107,7 @@ func ReadBundle(path string, now time.Time) (Bundle, error) {
 // --bootstrap-kubeconfig: one cluster and, if its user has one, a bearer token, which is returned too.
 func ReadDiscoveryFile(path string, now time.Time) (*Known, Secret, error) {
 	const remedy = "write a kubeconfig with one cluster: its server and certificate-authority-data"
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
-	}
-	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
-	data, err := io.ReadAll(io.LimitReader(f, maxKubeconfig+1))
+	data, mode, err := readFile(path, maxKubeconfig)
 	if err != nil {
 		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
 	}
@@ -117,6 +119,11 @@ func ReadDiscoveryFile(path string, now time.Time) (*Known, Secret, error) {
 	if err != nil {
 		return nil, Secret{}, fault.New(fault.Usage, remedy, "the discovery file %s cannot be used: %w", path, err)
 	}
+	if !found.bearer.IsZero() {
+		if err := checkSecrecy(path, mode); err != nil {
+			return nil, Secret{}, err
+		}
+	}
 	return &Known{Cluster: found.cluster}, found.bearer, nil
 }
 
@@ -126,12 +133,12 @@ func IsURL(file string) bool { return strings.Contains(file, "://") }
 // FromURL is the discovery by a kubeconfig that an https server hands out. The server is verified against this
 // machine's own trust store, redirects are not followed, and what it hands out may name a cluster and nothing else.
 type FromURL struct {
-	URL      string
-	ProxyURL *url.URL // the proxy on the way; nil for none
+	url  *url.URL
+	site Cluster // proxy and server name that the operator gave, over those in the file; the proxy is used for the file too
 }
 
 // ParseDiscoveryURL checks the URL of a discovery file.
-func ParseDiscoveryURL(text string, proxy *url.URL) (*FromURL, error) {
+func ParseDiscoveryURL(text string, site Cluster) (*FromURL, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "":
@@ -141,16 +148,19 @@ func ParseDiscoveryURL(text string, proxy *url.URL) (*FromURL, error) {
 	case u.User != nil:
 		return nil, fault.New(fault.Usage, "leave the user information out of the URL", "the URL of the discovery file has user information in it")
 	}
-	return &FromURL{URL: text, ProxyURL: proxy}, nil
+	return &FromURL{url: u, site: site}, nil
 }
 
-// Candidates implements [Discovery].
-func (f *FromURL) Candidates() []Endpoint { return nil }
+// Candidate implements [Discovery].
+func (f *FromURL) Candidate() *Cluster { return nil }
+
+// String returns the URL without its query, in which a secret may stand.
+func (f *FromURL) String() string { return f.url.Scheme + "://" + f.url.Host + f.url.Path }
 
 // Discover implements [Discovery].
 func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
 	const remedy = "serve a kubeconfig with one cluster (server and certificate-authority-data) and no users"
-	answer, err := get(ctx, newTransport(nil, f.ProxyURL), f.URL, maxKubeconfig)
+	answer, err := get(ctx, newTransport(nil, f.site.ProxyURL), f.url.String(), maxKubeconfig)
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return nil, fault.New(fault.Untrusted, "install the CA of that server on this machine (update-ca-certificates), or copy the file here", "the server of the discovery file is not to be trusted: %w", err)
 	}
@@ -159,14 +169,15 @@ func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
 	}
 	switch {
 	case answer.status >= 500 || answer.status == http.StatusTooManyRequests:
-		return nil, answer.failure(f.URL)
+		return nil, answer.failure(f.String())
 	case answer.status != http.StatusOK:
-		return nil, fault.New(fault.Untrusted, remedy+"; redirects are not followed", "%w", answer.failure(f.URL))
+		return nil, fault.New(fault.Untrusted, remedy+"; redirects are not followed", "%w", answer.failure(f.String()))
 	}
 	found, err := parseKubeconfig(answer.body, "", time.Now())
 	if err != nil {
-		return nil, fault.New(fault.Untrusted, remedy, "the discovery file at %s cannot be used: %w", f.URL, err)
+		return nil, fault.New(fault.Untrusted, remedy, "the discovery file at %s cannot be used: %w", f, err)
 	}
+	found.cluster.Override(f.site)
 	return &found.cluster, nil
 }
 

@@ -6,12 +6,13 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
 func TestParseDiscoveryURL(t *testing.T) {
-	if f, err := ParseDiscoveryURL("https://join.example.com/discovery.conf?cluster=a", nil); err != nil || f.URL == "" {
+	if f, err := ParseDiscoveryURL("https://join.example.com/discovery.conf?cluster=a", Cluster{}); err != nil || f.String() != "https://join.example.com/discovery.conf" {
 		t.Errorf("got %v, %v", f, err)
 	}
 	for _, test := range []struct{ name, text, want string }{
@@ -25,7 +26,7 @@ func TestParseDiscoveryURL(t *testing.T) {
 		{"not a URL", "https://[", "is not one"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := ParseDiscoveryURL(test.text, nil)
+			_, err := ParseDiscoveryURL(test.text, Cluster{})
 			wantFault(t, err, fault.Usage, test.want)
 		})
 	}
@@ -73,11 +74,11 @@ func TestFromURL(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := serve(t, serverOptions{certificate: test.issuer.issue(t)}, test.handler)
-			f, err := ParseDiscoveryURL(s.Endpoint.URL()+"/discovery.conf", nil)
+			f, err := ParseDiscoveryURL(s.Endpoint.URL()+"/discovery.conf", Cluster{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if f.Candidates() != nil {
+			if f.Candidate() != nil {
 				t.Error("it has candidates, though nothing tells where the cluster is")
 			}
 			cluster, err := f.Discover(t.Context())
@@ -105,11 +106,19 @@ func TestFromURLProxy(t *testing.T) {
 	// As in TestProxy: an address that the environment's proxy would be for.
 	s := serve(t, serverOptions{certificate: machineCA.issue(t)}, respond(http.StatusOK, []byte(kubeconfigOf(testServer, bundleOf(machineCA)))))
 	address := strings.Replace(s.Endpoint.URL(), "127.0.0.1", "0.0.0.0", 1)
-	if _, err := (&FromURL{URL: address}).Discover(t.Context()); err != nil {
+	discover := func(site Cluster) error {
+		d, err := ParseDiscoveryURL(address, site)
+		if err != nil {
+			return err
+		}
+		_, err = d.Discover(t.Context())
+		return err
+	}
+	if err := discover(Cluster{}); err != nil {
 		t.Errorf("without a proxy: %v", err)
 	}
 	proxy, tunnels := connectProxy(t)
-	if _, err := (&FromURL{URL: address, ProxyURL: proxy}).Discover(t.Context()); err != nil || tunnels.Load() != 1 {
+	if err := discover(Cluster{ProxyURL: proxy}); err != nil || tunnels.Load() != 1 {
 		t.Errorf("%d tunnels through the given proxy: %v", tunnels.Load(), err)
 	}
 }
@@ -123,4 +132,22 @@ func TestByTokenDoesNotFollowRedirects(t *testing.T) {
 	if got := len(honest.accepted()); got != 0 {
 		t.Error("the redirect was followed")
 	}
+}
+
+func TestReadDiscoveryFileSecrecy(t *testing.T) {
+	ca := newAuthority(t, "kubernetes")
+	bare := kubeconfigOf(testServer, bundleOf(ca))
+	withToken := strings.Replace(bare, "users: null", "users: [{name: u, user: {token: abcdef.0123456789abcdef}}]", 1)
+	if withToken == bare {
+		withToken = bare + "users: [{name: u, user: {token: abcdef.0123456789abcdef}}]\n"
+	}
+	dir := t.TempDir()
+	if _, bearer, err := ReadDiscoveryFile(writeFile(t, dir, "secret", withToken, 0o600), time.Now()); err != nil || bearer.IsZero() {
+		t.Errorf("with a token, for its owner alone: %v", err)
+	}
+	if _, _, err := ReadDiscoveryFile(writeFile(t, dir, "public", bare, 0o644), time.Now()); err != nil {
+		t.Errorf("without a token, for everybody: %v", err)
+	}
+	_, _, err := ReadDiscoveryFile(writeFile(t, dir, "leak", withToken, 0o644), time.Now())
+	wantFault(t, err, fault.Usage, "open to every user")
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -96,7 +94,7 @@ func clusterOf(entry *v1.Cluster, dir string, now time.Time) (*Cluster, error) {
 		return nil, err
 	}
 	ca := entry.CertificateAuthorityData
-	if entry.CertificateAuthority != "" {
+	if entry.CertificateAuthority != "" && (len(ca) == 0 || dir == "") { // the data wins, as everywhere in client-go
 		if ca, err = readNamed(entry.CertificateAuthority, dir, "certificate-authority"); err != nil {
 			return nil, err
 		}
@@ -149,15 +147,7 @@ func readNamed(path, dir, field string) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("its %s: %w", field, err)
-	}
-	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
-	data, err := io.ReadAll(io.LimitReader(f, maxKubeconfig+1))
-	if err == nil && len(data) > maxKubeconfig {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxKubeconfig)
-	}
+	data, _, err := readFile(path, maxKubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("its %s: %w", field, err)
 	}

@@ -237,7 +237,7 @@ func TestReadDiscoveryFile(t *testing.T) {
 			if bearer != test.bearer {
 				t.Errorf("the bearer is %q, want %q", bearer.Reveal(), test.bearer.Reveal())
 			}
-			if known.Candidates() != nil {
+			if known.Candidate() != nil {
 				t.Error("it has candidates, though it needs no round trip")
 			}
 		})

@@ -3,7 +3,7 @@ package bootstrap
 import (
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"regexp"
 	"strings"
 	"unicode"
@@ -69,48 +69,29 @@ const maxTokenFile = 64 << 10
 // ReadTokenFile reads a bootstrap token from a file, or from in where path is "-". A file that others than its owner
 // and group can read is refused: the token in it is no secret any more.
 func ReadTokenFile(path string, in io.Reader) (Token, error) {
+	const remedy = "write the token to that file with mode 0600, or give it with --token"
 	name := path
+	var data []byte
+	var err error
 	if path == "-" {
 		name = "standard input"
-	} else {
-		f, err := openSecretFile(path)
-		if err != nil {
-			return Token{}, err
+		if data, err = io.ReadAll(io.LimitReader(in, maxTokenFile+1)); err == nil && len(data) > maxTokenFile {
+			err = fmt.Errorf("it is larger than %d bytes", maxTokenFile)
 		}
-		defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
-		in = f
+	} else {
+		var mode fs.FileMode
+		if data, mode, err = readFile(path, maxTokenFile); err == nil {
+			if err := checkSecrecy(path, mode); err != nil {
+				return Token{}, err
+			}
+		}
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxTokenFile+1))
 	if err != nil {
-		return Token{}, fault.New(fault.Usage, "check the file, or give the token with --token", "cannot read the token from %s: %w", name, err)
-	}
-	if len(data) > maxTokenFile {
-		return Token{}, fault.New(fault.Usage, makeToken, "%s is too large to be a token (more than %d bytes)", name, maxTokenFile)
+		return Token{}, fault.New(fault.Usage, remedy, "cannot read the token from %s: %w", name, err)
 	}
 	token, err := ParseToken(string(data))
 	if err != nil {
 		return Token{}, fault.New(fault.Usage, fault.Remedy(err), "%s: %w", name, err)
 	}
 	return token, nil
-}
-
-func openSecretFile(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fault.New(fault.Usage, "write the token to that file with mode 0600, or give it with --token", "cannot read the token: %w", err)
-	}
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-	case info.IsDir():
-		err = fault.New(fault.Usage, "name the file that holds the token", "%s is a directory", path)
-	case info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0:
-		err = fault.New(fault.Usage, "chmod 0600 "+path+", and consider the token known: delete it and make another",
-			"the token file %s is open to every user of this machine (mode %#o)", path, info.Mode().Perm())
-	}
-	if err != nil {
-		_ = f.Close() // opened for reading: nothing can be lost
-		return nil, err
-	}
-	return f, nil
 }

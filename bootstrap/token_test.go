@@ -109,7 +109,7 @@ func TestReadTokenFile(t *testing.T) {
 		{"malformed", testTokenText + "x", 0o600, "found 6 and 17"},
 		{"two tokens", testTokenText + "\n" + testTokenText + "\n", 0o600, "white space"},
 		{"of the greatest size", strings.Repeat("x", maxTokenFile), 0o600, "no dot"},
-		{"too large", strings.Repeat("x", maxTokenFile+1), 0o600, "too large to be a token"},
+		{"too large", strings.Repeat("x", maxTokenFile+1), 0o600, "is larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, dir, strings.ReplaceAll(test.name, " ", "-"), test.content, test.mode)
@@ -151,8 +151,8 @@ func TestReadTokenFromStandardInput(t *testing.T) {
 	}{
 		{"empty", strings.NewReader(""), "standard input: the bootstrap token is empty"},
 		{"malformed", strings.NewReader(testTokenSecret), "standard input: the bootstrap token has no dot"},
-		{"too large", strings.NewReader(strings.Repeat(testTokenText, maxTokenFile)), "standard input is too large"},
-		{"endless", endless('q'), "standard input is too large"},
+		{"too large", strings.NewReader(strings.Repeat(testTokenText, maxTokenFile)), "it is larger than"},
+		{"endless", endless('q'), "it is larger than"},
 		{"broken", iotest.ErrReader(errors.New("the terminal is gone")), "cannot read the token from standard input: the terminal is gone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

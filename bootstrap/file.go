@@ -1,0 +1,40 @@
+package bootstrap
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// readFile reads a file of this machine, of at most limit bytes, and tells its mode.
+func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading: nothing can be lost
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if info.IsDir() {
+		return nil, 0, fmt.Errorf("%s is a directory", path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return data, info.Mode(), err
+}
+
+// checkSecrecy refuses a file with a secret that every user of this machine can read or write: it is none any more.
+func checkSecrecy(path string, mode fs.FileMode) error {
+	if mode.IsRegular() && mode.Perm()&0o007 != 0 {
+		return fault.New(fault.Usage, "chmod 0600 "+path+", and consider the token known: delete it and make another",
+			"the file %s holds a token and is open to every user of this machine (mode %#o)", path, mode.Perm())
+	}
+	return nil
+}
