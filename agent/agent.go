@@ -14,8 +14,9 @@ import (
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
-// unauthorizedLimit is how many times in a row, each over a connection of its own, an API server must say 401 until a
-// credential is taken for dead: one may come from a balancer, or from a server that has not seen a new token yet.
+// unauthorizedLimit is how many times, each over a connection of its own and with no better answer in between, an API
+// server must say 401 until a credential is taken for dead: one may come from a balancer, or from a server that has not
+// seen a new token yet.
 const unauthorizedLimit = 3
 
 // Notice is what the agent does or waits for, for a person.
@@ -53,7 +54,7 @@ type Agent struct {
 	unsent       bool   // the pending key was made by this run and no request was sent for it
 	joined       bool   // this run obtained a certificate
 	dead         string // fingerprint of a certificate that the API server does not know any more
-	unauthorized int    // 401 answers in a row
+	unauthorized int    // 401 answers since the credential was last accepted
 	waiting      *csr.Progress
 }
 
@@ -106,10 +107,13 @@ func (a *Agent) retreat() error {
 // missingInput returns what the operator must still say before this machine can go on.
 func (a *Agent) missingInput(disk *rotate.Disk) error {
 	reason, _ := rotate.WhyReplace(disk, a.node, time.Now())
-	if reason == "" && disk.Whole() && !a.forced {
-		return nil // only to be proven
+	switch {
+	case reason != "" || a.forced:
+		return a.config.missing()
+	case !disk.Whole():
+		return a.config.discoveryErr // only the kubeconfig is to be made, which takes no credential
 	}
-	return a.config.missing()
+	return nil // only to be proven
 }
 
 // settleName decides which node this machine is. The name that it joined with wins over the host's, which may have
@@ -175,7 +179,7 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 		return fault.New(fault.Unapproved, "look at the kube-controller-manager's log (its csrsigning controller); the request is kept for the next run",
 			"the request %s is approved, but was not signed within %s", w.Name, a.config.timeout)
 	}
-	return fault.New(fault.Unapproved, "kubectl certificate approve "+w.Name+" and run this again: the request and its key are kept",
+	return fault.New(fault.Unapproved, "run this again (the request and its key are kept) after: kubectl certificate approve "+w.Name,
 		"nobody approved the request %s (by %s) within %s", w.Name, w.Username, a.config.timeout)
 }
 
@@ -220,19 +224,29 @@ func (a *Agent) prove(ctx context.Context, disk *rotate.Disk) (*Identity, error)
 		if err := a.proveOverNetwork(ctx, disk); err != nil {
 			return nil, err
 		}
-		if err := a.store.SaveState(rotate.State{Verified: disk.Pair.Fingerprint()}); err != nil {
-			return nil, err
-		}
 	}
-	if err := a.store.DropPendingKey(); err != nil {
+	if err := a.letGo(); err != nil {
 		return nil, err
 	}
-	if a.config.usedUp != "" {
-		if err := os.Remove(a.config.usedUp); err != nil && !errors.Is(err, os.ErrNotExist) {
-			a.tell(Notice{Text: fmt.Sprintf("the used token could not be removed: %v", err), Remedy: "rm " + a.config.usedUp})
-		}
+	// Last, since a run that finds it looks no further.
+	if err := a.store.SaveState(rotate.State{Verified: disk.Pair.Fingerprint()}); err != nil {
+		return nil, err
 	}
 	return a.identity(disk), nil
+}
+
+// letGo removes what was needed to get an identity that works.
+func (a *Agent) letGo() error {
+	if err := a.store.DropPendingKey(); err != nil {
+		return err
+	}
+	if a.config.usedUp == "" {
+		return nil
+	}
+	if err := os.Remove(a.config.usedUp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.tell(Notice{Text: fmt.Sprintf("the used token could not be removed: %v", err), Remedy: "rm " + a.config.usedUp})
+	}
+	return nil
 }
 
 // repairKubeconfig makes the kubeconfig and the CA bundle for a pair that is there.
@@ -240,7 +254,7 @@ func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 	if err := a.config.discoveryErr; err != nil {
 		return err
 	}
-	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.config.proxy, a.config.serverName, a.log)
+	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.log)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
 	app := application{disk: disk}
 	prepared := make(chan error, 1)
 	go func() { prepared <- a.prepareRequest(&app) }()
-	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.config.proxy, a.config.serverName, a.log)
+	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.log)
 	if unprepared := <-prepared; unprepared != nil && !fault.IsFinal(err) {
 		err = unprepared
 	}
@@ -128,9 +128,6 @@ func (a *Agent) submit(ctx context.Context, app *application) ([]byte, error) {
 	}
 	a.unsent = false
 	chain, err := client.Obtain(ctx, app.request, a.reportProgress)
-	if !errors.Is(err, csr.ErrUnauthorized) {
-		a.unauthorized = 0
-	}
 	switch {
 	case errors.Is(err, csr.ErrUnauthorized):
 		if a.unauthorized++; a.unauthorized >= unauthorizedLimit {
@@ -153,7 +150,7 @@ func (a *Agent) endRequest(err error) error {
 }
 
 func (a *Agent) reportProgress(p csr.Progress) {
-	a.waiting = &p
+	a.waiting, a.unauthorized = &p, 0
 	if p.Approved {
 		a.tell(Notice{Waiting: true, Text: "the request " + p.Name + " is approved and waits for the cluster's signer"})
 		return
@@ -168,11 +165,11 @@ func (a *Agent) reportProgress(p csr.Progress) {
 // tell whether the cluster knows its issuer, only after it has authenticated.
 func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rotate.KeyPair, error) {
 	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), time.Now())
+	if errors.Is(err, csr.ErrClock) { // another clock may find it good: its key is kept
+		return nil, fault.New(fault.Denied, "check this machine's clock (timedatectl) and run it again, or get another certificate with --force; nothing was written", "%w", err)
+	}
 	if err != nil {
-		if errors.Is(err, csr.ErrClock) {
-			return nil, err // another clock may find it good: its key is kept
-		}
-		return nil, a.endRequest(err)
+		return nil, a.endRequest(fault.New(fault.Denied, "look at the cluster's signer: kubectl describe csr "+app.request.Name+"; nothing was written", "%w", err))
 	}
 	pair, err := rotate.NewKeyPair(issued.Chain, app.key)
 	if err != nil {
@@ -184,7 +181,7 @@ func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rot
 	if _, err := a.authenticate(ctx, app.cluster, pair); err != nil {
 		if errors.Is(err, csr.ErrUnauthorized) {
 			return nil, a.endRequest(fault.New(fault.Denied, "the signer's CA must be in the API server's --client-ca-file; nothing was written",
-				"the issued certificate is refused: the API server does not accept it, and its issuer %q is not in the cluster's CA bundle", pair.Leaf.Issuer))
+				"the issued certificate is refused: the API server does not accept it (401); its issuer is %q", pair.Leaf.Issuer))
 		}
 		return nil, err
 	}

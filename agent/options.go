@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -75,15 +74,13 @@ type Config struct {
 	credential    bootstrap.Credential
 	credentialErr error
 
-	serverName string
-	proxy      *url.URL
-	usedUp     string // file to remove once the identity works; "" for none
+	usedUp string // file to remove once the identity works; "" for none
 }
 
 // Config checks the options. Nothing is written, and no secret stands in an error.
 func (o Options) Config() (*Config, error) {
 	c := &Config{
-		named: o.NodeName != "", force: o.Force, serverName: o.TLSServerName,
+		named: o.NodeName != "", force: o.Force,
 		timeout: orDefault(o.Timeout, DefaultTimeout), userAgent: orDefault(o.UserAgent, "nodejoin"),
 	}
 	if o.Timeout < 0 {
@@ -159,15 +156,16 @@ func (o Options) checkAccess(c *Config) (err error) {
 	if err := o.checkConflicts(); err != nil {
 		return err
 	}
-	if c.proxy, err = bootstrap.ParseProxyURL(o.ProxyURL); err != nil {
+	site := bootstrap.Cluster{TLSServerName: o.TLSServerName} // as it is known beforehand
+	if site.ProxyURL, err = bootstrap.ParseProxyURL(o.ProxyURL); err != nil {
 		return err
 	}
 	if err := bootstrap.CheckServerName(o.TLSServerName); err != nil {
 		return err
 	}
-	endpoints := make([]bootstrap.Endpoint, len(o.Servers))
+	site.Endpoints = make([]bootstrap.Endpoint, len(o.Servers))
 	for i, server := range o.Servers {
-		if endpoints[i], err = bootstrap.ParseEndpoint(server); err != nil {
+		if site.Endpoints[i], err = bootstrap.ParseEndpoint(server); err != nil {
 			return err
 		}
 	}
@@ -184,7 +182,7 @@ func (o Options) checkAccess(c *Config) (err error) {
 	if !bootstrapToken.IsZero() {
 		c.credential = bootstrapToken.Credential()
 	}
-	return o.chooseDiscovery(c, endpoints, pins, discoveryToken)
+	return o.chooseDiscovery(c, site, pins, discoveryToken)
 }
 
 func (o Options) checkConflicts() error {
@@ -212,11 +210,13 @@ func (o Options) checkConflicts() error {
 
 // tokens returns the token that signs cluster-info and the one that authenticates, and leaves in c why there is none.
 func (o Options) tokens(c *Config) (discovery, authentication bootstrap.Token, err error) {
-	if o.Token != "" {
-		if discovery, err = bootstrap.ParseToken(o.Token); err != nil {
-			return discovery, authentication, err
-		}
-	} else if discovery, err = o.tokenFromFile(c); err != nil {
+	switch {
+	case o.Token != "":
+		discovery, err = bootstrap.ParseToken(o.Token)
+	case o.TokenFile != "" || o.DiscoveryToken == "" || o.TLSBootstrapToken == "":
+		discovery, err = o.tokenFromFile(c)
+	}
+	if err != nil {
 		return discovery, authentication, err
 	}
 	authentication = discovery
@@ -267,18 +267,19 @@ func exists(path string) bool {
 
 // chooseDiscovery decides how the cluster is found and trusted: by a discovery file, by a CA that was given, by token,
 // or by a CA that is in place.
-func (o Options) chooseDiscovery(c *Config, servers []bootstrap.Endpoint, pins []bootstrap.Pin, token bootstrap.Token) (err error) {
+func (o Options) chooseDiscovery(c *Config, site bootstrap.Cluster, pins []bootstrap.Pin, token bootstrap.Token) (err error) {
 	known := func(ca bootstrap.Bundle) bootstrap.Discovery {
-		return &bootstrap.Known{Cluster: bootstrap.Cluster{Endpoints: servers, CA: ca, TLSServerName: o.TLSServerName, ProxyURL: c.proxy}}
+		site.CA = ca
+		return &bootstrap.Known{Cluster: site}
 	}
 	inPlace := filepath.Join(c.paths.Root, c.paths.CAFile)
 	switch {
 	case bootstrap.IsURL(o.DiscoveryFile):
-		c.discovery, err = bootstrap.ParseDiscoveryURL(o.DiscoveryFile, c.proxy)
+		c.discovery, err = bootstrap.ParseDiscoveryURL(o.DiscoveryFile, site)
 		return err
 	case o.DiscoveryFile != "":
-		return o.readDiscoveryFile(c)
-	case len(servers) == 0:
+		return o.readDiscoveryFile(c, site)
+	case len(site.Endpoints) == 0:
 		c.discoveryErr = fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line)", "there is no API server to join")
 		return nil
 	case o.CertificateAuthority != "":
@@ -299,22 +300,17 @@ func (o Options) chooseDiscovery(c *Config, servers []bootstrap.Endpoint, pins [
 		}
 		return err
 	}
-	c.discovery = &bootstrap.ByToken{Servers: servers, Token: token, Pins: pins, SkipPins: o.SkipCAVerification, TLSServerName: o.TLSServerName, ProxyURL: c.proxy}
+	c.discovery = &bootstrap.ByToken{Site: site, Token: token, Pins: pins, SkipPins: o.SkipCAVerification}
 	return nil
 }
 
 // readDiscoveryFile reads the cluster, and the credential if the file has one and no other was given.
-func (o Options) readDiscoveryFile(c *Config) error {
+func (o Options) readDiscoveryFile(c *Config, site bootstrap.Cluster) error {
 	found, bearer, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
 	if err != nil {
 		return err
 	}
-	if o.TLSServerName != "" {
-		found.Cluster.TLSServerName = o.TLSServerName
-	}
-	if c.proxy != nil {
-		found.Cluster.ProxyURL = c.proxy
-	}
+	found.Cluster.Override(site)
 	c.discovery = found
 	if c.credential == nil && !bearer.IsZero() {
 		c.credential = &bootstrap.BearerToken{Name: "the token in " + o.DiscoveryFile, Token: bearer, Advice: "put a new token into " + o.DiscoveryFile}

@@ -119,6 +119,9 @@ func (a *Agent) askAsNode(ctx context.Context, conn *bootstrap.Connection) (mayR
 	var review authentication.SelfSubjectReview
 	err = a.post(ctx, conn, "/apis/authentication.k8s.io/v1/selfsubjectreviews", authentication.SelfSubjectReview{}, &review)
 	accessErr := <-asked
+	if errors.Is(accessErr, csr.ErrUnauthorized) {
+		err = accessErr // with 401 the API server ends the connection, and the other request may see no more than that
+	}
 	if err != nil {
 		return false, err
 	}
@@ -151,7 +154,9 @@ func (a *Agent) post(ctx context.Context, transport http.RoundTripper, path stri
 	case resp.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("as the node: %w", csr.ErrUnauthorized)
 	case resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("cannot authenticate as the node: the API server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+		var status struct{ Message string } // of meta/v1, if it is an API server that answers
+		_ = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&status)
+		return fmt.Errorf("cannot authenticate as the node: the API server answered %d %s: %s", resp.StatusCode, http.StatusText(resp.StatusCode), status.Message)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
 		return fmt.Errorf("cannot read the API server's answer: %w", err)

@@ -94,7 +94,7 @@ func (f *follower) next(ctx context.Context) (*certificates.CertificateSigningRe
 			if event.Type == watch.Deleted {
 				return nil, fmt.Errorf("%w: %s was deleted", ErrGone, f.name)
 			}
-			f.version, f.pause = object.ResourceVersion, firstPause
+			f.version = object.ResourceVersion
 			return object, nil
 		}
 	}
@@ -109,6 +109,7 @@ func (f *follower) await(ctx context.Context) error {
 		f.opened, f.stream = nil, result.stream
 		switch err := result.err; {
 		case err == nil:
+			f.pause = firstPause // being cut again and again must not make it look away for longer and longer
 		case apierrors.IsForbidden(err), apierrors.IsMethodNotSupported(err):
 			f.blind = true
 		case apierrors.IsUnauthorized(err):

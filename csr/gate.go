@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -132,10 +134,16 @@ func checkUsages(leaf *x509.Certificate, t Template) error {
 }
 
 func checkNames(leaf *x509.Certificate) error {
-	if len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses)+len(leaf.URIs) != 0 {
+	if hasNames(leaf.Extensions) {
 		return errors.New("it has subject alternative names, for which nobody asked")
 	}
 	return nil
+}
+
+// hasNames reports whether subject alternative names (RFC 5280, 4.2.1.6) are among the extensions, of whatever kind:
+// crypto/x509 reads four kinds and passes over the others.
+func hasNames(extensions []pkix.Extension) bool {
+	return slices.ContainsFunc(extensions, func(e pkix.Extension) bool { return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) })
 }
 
 func checkDates(leaf *x509.Certificate, now time.Time) error {

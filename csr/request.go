@@ -103,7 +103,7 @@ func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 		len(subject.Names) != 1+len(r.Template.Organization) {
 		return differ("subject", subject, r.Template.CommonName)
 	}
-	if len(request.DNSNames)+len(request.IPAddresses)+len(request.EmailAddresses)+len(request.URIs) != 0 {
+	if hasNames(request.Extensions) {
 		return differ("subject alternative names", "some", "none")
 	}
 	if !sameKey(request.PublicKey, r.Key.Public()) {

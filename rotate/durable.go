@@ -27,7 +27,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 // Temporary files that an earlier crash left are removed. place puts the file under path, discard lets go of it.
 func stageFile(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile, error) {
 	dir := filepath.Dir(path)
-	if err := sweep(dir, filepath.Base(path)); err != nil {
+	if err := sweep(dir, regexp.QuoteMeta(filepath.Base(path))); err != nil {
 		return nil, err
 	}
 	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
@@ -92,7 +92,7 @@ func syncDir(dir string) error {
 // explain gives an error of the file system its class: a person must act where trying again cannot help. What may pass,
 // such as a full disk, stays as it is.
 func explain(err error) error {
-	for _, hopeless := range []error{fs.ErrPermission, syscall.EROFS, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG} {
+	for _, hopeless := range []error{fs.ErrPermission, fs.ErrExist, syscall.EROFS, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG} {
 		if errors.Is(err, hopeless) && !fault.IsFinal(err) {
 			return fault.New(fault.Files, "run as root, and check the path's owner and mode and that its file system is writable", "%w", err)
 		}
@@ -100,13 +100,14 @@ func explain(err error) error {
 	return err
 }
 
-// sweep removes the temporary files for base that a crash left: renameio names them "." + base + digits.
-func sweep(dir, base string) error {
+// sweep removes the temporary files that a crash left for a file whose name matches pattern: renameio names them "." +
+// name + digits.
+func sweep(dir, pattern string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("cannot read the directory: %w", err)
 	}
-	leftover := regexp.MustCompile(`^\.` + regexp.QuoteMeta(base) + `\d+$`)
+	leftover := regexp.MustCompile(`^\.` + pattern + `\d+$`)
 	for _, entry := range entries {
 		if leftover.MatchString(entry.Name()) {
 			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -145,6 +146,9 @@ func makeDir(dir string, mode fs.FileMode) (made []string, err error) {
 	switch {
 	case err == nil:
 		made = append(made, dir)
+		if err := os.Chmod(dir, mode); err != nil { // whatever the umask
+			return made, fmt.Errorf("cannot make the directory: %w", err)
+		}
 	case !errors.Is(err, fs.ErrExist):
 		return made, fmt.Errorf("cannot make the directory: %w", err)
 	}
@@ -159,6 +163,9 @@ func checkDir(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if link, err := os.Lstat(dir); err == nil && link.Mode()&fs.ModeSymlink != 0 {
+			return fault.New(fault.Files, "make the directory that it leads to, or rm "+dir, "%s is a link that leads nowhere", dir)
+		}
 		return nil
 	case err != nil:
 		return fault.New(fault.Files, "run as root, or give a directory that this user can reach", "cannot look at the directory: %w", err)

@@ -30,8 +30,11 @@ func ParseKeyPair(data []byte) (*KeyPair, error) {
 	return &KeyPair{Leaf: certificate.Leaf, certificate: certificate, pem: data}, nil
 }
 
-// NewKeyPair joins a chain and a key, both in PEM.
+// NewKeyPair joins a chain and a key, both in PEM. One text that holds both may be given twice.
 func NewKeyPair(chain, key []byte) (*KeyPair, error) {
+	if bytes.Equal(chain, key) {
+		return ParseKeyPair(chain)
+	}
 	return ParseKeyPair(append(bytes.TrimRight(bytes.Clone(chain), "\n"), append([]byte("\n"), key...)...))
 }
 

@@ -68,7 +68,7 @@ func readKubeconfig(path, root string) (*Kubeconfig, error) {
 		default:
 			name = filepath.Join(root, name)
 		}
-		return os.ReadFile(name)
+		return readBelow(root, name)
 	}
 	ca, err := follow(cluster.CertificateAuthorityData, cluster.CertificateAuthority)
 	if err != nil {
@@ -78,9 +78,11 @@ func readKubeconfig(path, root string) (*Kubeconfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := follow(user.ClientKeyData, user.ClientKey)
-	if err != nil {
-		return nil, err
+	key := chain // in one file it is read at once: between two readings the file could be swapped for another
+	if len(user.ClientCertificateData)+len(user.ClientKeyData) != 0 || user.ClientKey != user.ClientCertificate {
+		if key, err = follow(user.ClientKeyData, user.ClientKey); err != nil {
+			return nil, err
+		}
 	}
 	if len(chain) == 0 || len(key) == 0 {
 		return nil, fmt.Errorf("%s: %w", path, errors.New("its user has no client certificate"))

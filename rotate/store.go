@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,11 +21,10 @@ const (
 	currentName = pairName + "-current.pem"
 	pendingName = pairName + ".key.pending"
 	stateName   = "state.json"
-	timeLayout  = "2006-01-02-15-04-05"
+	pairLayout  = pairName + "-2006-01-02-15-04-05.pem"
+	pairPattern = pairName + `-\d{4}(-\d\d){5}\.pem`
 	keptPairs   = 2 // the current one and the one before
 )
-
-var pairPattern = regexp.MustCompile(`^` + pairName + `-\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.pem$`)
 
 // Paths says where the identity is kept. All are absolute.
 type Paths struct {
@@ -127,6 +125,15 @@ func unreadable(err error) error {
 	return fault.New(fault.Files, "run as root, or mend the file's owner and mode", "cannot read this node's files: %w", err)
 }
 
+// readBelow reads a file. An absolute link is followed below root, as it would be on the machine that root becomes.
+func readBelow(root, path string) ([]byte, error) {
+	target, err := os.Readlink(path)
+	if err == nil && root != "" && filepath.IsAbs(target) && !strings.HasPrefix(target, filepath.Clean(root)+string(filepath.Separator)) {
+		path = filepath.Join(root, target)
+	}
+	return os.ReadFile(path)
+}
+
 // readOptional reads a file; a missing one is empty.
 func readOptional(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
@@ -146,7 +153,7 @@ func (s *Store) loadPair() (pair *KeyPair, broken, err error) {
 	case err == nil && !s.inCertDir(target):
 		return nil, nil, fault.New(fault.Files, "look at who changed it, then remove the link: rm "+path, "%s points outside its directory, to %s", path, target)
 	}
-	data, err := os.ReadFile(path)
+	data, err := readBelow(s.paths.Root, path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, nil, unreadable(err)
@@ -198,14 +205,52 @@ func (s *Store) SetAsidePendingKey() (string, error) {
 }
 
 func (s *Store) commitPair(pair *KeyPair, now time.Time) error {
-	file := s.freshName(now)
+	if err := sweep(s.paths.CertDir, pairPattern); err != nil {
+		return err
+	}
+	older, err := s.pairFiles()
+	if err != nil {
+		return err
+	}
+	file := freshName(older, now)
 	if err := writeFile(filepath.Join(s.paths.CertDir, file), pair.pem, 0o600); err != nil {
 		return err
 	}
 	if err := swapLink(filepath.Join(s.paths.CertDir, currentName), file); err != nil {
 		return err
 	}
-	return s.prune(file)
+	for _, name := range older[:max(0, len(older)-(keptPairs-1))] {
+		if err := os.Remove(filepath.Join(s.paths.CertDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove an old key pair: %w", err)
+		}
+	}
+	return nil
+}
+
+// pairFiles returns the names of the pairs' files, oldest first.
+func (s *Store) pairFiles() ([]string, error) {
+	entries, err := os.ReadDir(s.paths.CertDir) // sorted
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificate directory: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if t, err := time.Parse(pairLayout, entry.Name()); err == nil && t.Format(pairLayout) == entry.Name() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, nil
+}
+
+// freshName returns a name for a pair's file that comes after all older ones: none is ever used twice, and their order
+// is that of the commits, whatever the clock does.
+func freshName(older []string, now time.Time) string {
+	name := now.UTC().Format(pairLayout)
+	if len(older) == 0 || name > older[len(older)-1] {
+		return name
+	}
+	newest, _ := time.Parse(pairLayout, older[len(older)-1]) // pairFiles has parsed it
+	return newest.Add(time.Second).Format(pairLayout)
 }
 
 // makeDir makes a directory where it is missing and remembers that, see Retreat.
@@ -222,37 +267,6 @@ func (s *Store) Retreat() {
 		_ = os.Remove(dir) // it fails where something is in it
 	}
 	s.made = nil
-}
-
-// freshName returns the name of a pair's file, which was never there: the time, moved on by seconds while it is taken.
-func (s *Store) freshName(now time.Time) string {
-	for t := now.UTC(); ; t = t.Add(time.Second) {
-		name := pairName + "-" + t.Format(timeLayout) + ".pem"
-		if isMissing(filepath.Join(s.paths.CertDir, name)) {
-			return name
-		}
-	}
-}
-
-// prune removes all pairs but the current one and the newest before it.
-func (s *Store) prune(current string) error {
-	entries, err := os.ReadDir(s.paths.CertDir)
-	if err != nil {
-		return fmt.Errorf("cannot read the certificate directory: %w", err)
-	}
-	var names []string
-	for _, entry := range entries {
-		if pairPattern.MatchString(entry.Name()) && entry.Name() != current {
-			names = append(names, entry.Name())
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names[:max(0, len(names)-(keptPairs-1))] {
-		if err := os.Remove(filepath.Join(s.paths.CertDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot remove an old key pair: %w", err)
-		}
-	}
-	return nil
 }
 
 // SaveState remembers state.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -78,9 +79,7 @@ func (p *program) root() *cobra.Command {
 		Args:          usageArgs(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%w", err)
-	})
+	root.SetFlagErrorFunc(misused)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&p.output, "output", "o", "text", "format of the result: text, json or yaml")
 	flags.StringVar(&p.logFormat, "log-format", "text", "format of the log on standard error: text or json")
@@ -104,10 +103,17 @@ func (p *program) checkCommon() error {
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%w", err)
+			return misused(cmd, err)
 		}
 		return nil
 	}
+}
+
+var tokenLike = regexp.MustCompile(`\b([a-z0-9]{6})\.[a-z0-9]{16}\b`)
+
+// misused gives cobra's complaints their class. They quote what was typed, which may be a token in the wrong place.
+func misused(cmd *cobra.Command, err error) error {
+	return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%s", tokenLike.ReplaceAllString(err.Error(), "$1.[redacted]"))
 }
 
 // logger returns the log that the flags ask for, and sends client-go's through it.

@@ -31,7 +31,12 @@ with the same key and the same request.
 		Example: `  nodejoin join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:...
   nodejoin join api.example.com:6443 --token-file /etc/nodejoin/token --certificate-authority ca.crt
   nodejoin join --discovery-file cluster.yaml --token-file -`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fault.New(fault.Usage, "give each further API server with --server; see: nodejoin join --help", "there are %d arguments instead of one HOST:PORT", len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Servers = append(args, o.Servers...)
 			o.Stdin = p.stdin
@@ -127,6 +132,7 @@ func inWords(d time.Duration) string {
 const (
 	saidAfter  = time.Second
 	stillEvery = 5 * time.Second
+	lookEvery  = saidAfter / 4
 )
 
 // progress prints what the agent does and waits for.
@@ -175,7 +181,7 @@ func (p *progress) print(now time.Time) {
 }
 
 func (p *progress) repeat() {
-	ticker := time.NewTicker(saidAfter)
+	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
 		select {

@@ -1,0 +1,441 @@
+package csr
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	certificates "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// stage is an API server with one object, for what the real one cannot be made to do at a given second. It lives in a
+// synctest bubble, so its days pass in no time.
+type stage struct {
+	watch func(n int, version string) reply // the n-th watch, from 1
+	get   func(n int) *answer               // the n-th read; nil, or an answer of nil: the object
+
+	made    chan struct{} // closed when the object is there
+	mu      sync.Mutex
+	start   time.Time
+	object  *certificates.CertificateSigningRequest
+	posts   int
+	gets    []time.Duration // when, from the start
+	watches []string        // the resource versions
+}
+
+// reply is what a watch is answered with: an answer, or a stream of lines.
+type reply struct {
+	answer *answer
+	err    error
+	stream func(*io.PipeWriter) // closes it
+}
+
+func newStage() *stage { return &stage{start: time.Now(), made: make(chan struct{})} }
+
+func (s *stage) RoundTrip(req *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if req.Method == http.MethodPost {
+		s.posts++
+		object := &certificates.CertificateSigningRequest{}
+		if err := json.NewDecoder(req.Body).Decode(object); err != nil {
+			return nil, err
+		}
+		object.UID, object.ResourceVersion = "uid-1", "1"
+		s.object = object
+		close(s.made)
+		return s.show(http.StatusCreated), nil
+	}
+	if req.URL.Query().Get("watch") == "" {
+		s.gets = append(s.gets, time.Since(s.start))
+		if s.get != nil {
+			if a := s.get(len(s.gets)); a != nil {
+				return serve(a).RoundTrip(req)
+			}
+		}
+		return s.show(http.StatusOK), nil
+	}
+	s.watches = append(s.watches, req.URL.Query().Get("resourceVersion"))
+	r := s.watch(len(s.watches), s.watches[len(s.watches)-1])
+	switch {
+	case r.err != nil:
+		return nil, r.err
+	case r.answer != nil:
+		return serve(r.answer).RoundTrip(req)
+	}
+	reader, writer := io.Pipe()
+	context.AfterFunc(req.Context(), func() { writer.CloseWithError(req.Context().Err()) })
+	go r.stream(writer)
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: reader, Request: req}, nil
+}
+
+func (s *stage) show(code int) *http.Response {
+	data, err := json.Marshal(s.object)
+	if err != nil {
+		panic(err)
+	}
+	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(data))}
+}
+
+// change is what somebody does to the object.
+func (s *stage) change(change func(*certificates.CertificateSigningRequest)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.object.ResourceVersion += "0"
+	change(s.object)
+}
+
+func issue(o *certificates.CertificateSigningRequest) {
+	o.Status.Certificate = []byte("chain")
+	o.Status.Conditions = []certificates.CertificateSigningRequestCondition{{Type: certificates.CertificateApproved, Status: "True"}}
+}
+
+// event writes the object, changed, as an event of a watch.
+func (s *stage) event(w io.Writer, kind string, change func(*certificates.CertificateSigningRequest)) {
+	<-s.made
+	s.mu.Lock()
+	object := s.object.DeepCopy()
+	s.mu.Unlock()
+	if change != nil {
+		change(object)
+	}
+	data, err := json.Marshal(object)
+	if err != nil {
+		panic(err)
+	}
+	_, _ = fmt.Fprintf(w, "{\"type\":%q,\"object\":%s}\n", kind, data)
+}
+
+// silence is a watch on which nothing happens until the client ends it.
+var silence = reply{stream: func(*io.PipeWriter) {}}
+
+// lasting is a watch that ends after a while and on which nothing happens.
+func lasting(d time.Duration) reply {
+	return reply{stream: func(w *io.PipeWriter) { time.AfterFunc(d, func() { _ = w.Close() }) }}
+}
+
+var forbidden = reply{answer: &answer{code: 403, body: status("Forbidden", "cannot watch")}}
+
+// obtain runs Obtain on a stage.
+func (s *stage) obtain(t *testing.T) (string, error) {
+	t.Helper()
+	chain, err := newClient(t, s).Obtain(t.Context(), newRequest(t, testTemplate), nil)
+	return string(chain), err
+}
+
+// TestWatchEnds cuts the watch again and again: what happens to the object is seen within two seconds, and the API
+// server is not asked without a pause.
+func TestWatchEnds(t *testing.T) {
+	for name, lifetime := range map[string]time.Duration{"every second": time.Second, "at once": 0, "every minute": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply { return lasting(lifetime) }
+				const signed = 2 * time.Minute
+				time.AfterFunc(signed, func() { s.change(issue) })
+				chain, err := s.obtain(t)
+				if err != nil || chain != "chain" {
+					t.Fatalf("got %q, %v", chain, err)
+				}
+				if late := time.Since(s.start) - signed; late > 2*time.Second+lifetime {
+					t.Errorf("seen %s later", late)
+				}
+				if s.posts != 1 {
+					t.Errorf("%d requests were made", s.posts)
+				}
+				for i := range len(s.gets) - 1 {
+					if pause := s.gets[i+1] - s.gets[i]; pause < lifetime+firstPause/2 {
+						t.Fatalf("reads at %s and %s", s.gets[i], s.gets[i+1])
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestPolls is of a role that may create and get, and not watch.
+func TestPolls(t *testing.T) {
+	for name, refusal := range map[string]reply{
+		"forbidden":     forbidden,
+		"not supported": {answer: &answer{code: 405, body: status("MethodNotAllowed", "cannot watch")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply { return refusal }
+				const signed = 2 * time.Hour
+				time.AfterFunc(signed, func() { s.change(issue) })
+				if chain, err := s.obtain(t); err != nil || chain != "chain" {
+					t.Fatalf("got %q, %v", chain, err)
+				}
+				if late := time.Since(s.start) - signed; late > 3*longPause/2 {
+					t.Errorf("seen %s later", late)
+				}
+				if len(s.watches) != 1 || s.posts != 1 {
+					t.Errorf("%d watches, %d requests", len(s.watches), s.posts)
+				}
+				if first := s.gets[0]; first < firstPause/2 || first > 3*firstPause/2 {
+					t.Errorf("the first read after %s", first)
+				}
+				for i := 10; i < len(s.gets)-1; i++ {
+					if pause := s.gets[i+1] - s.gets[i]; pause < longPause/2 || pause > 3*longPause/2 {
+						t.Fatalf("a pause of %s", pause)
+					}
+				}
+				if mean := signed / time.Duration(len(s.gets)); mean < longPause*8/10 || mean > longPause*12/10 {
+					t.Errorf("a read every %s", mean)
+				}
+			})
+		})
+	}
+}
+
+// TestWatchFails has the first watch fail, and expects the second to begin where the reading ended.
+func TestWatchFails(t *testing.T) {
+	expired := answer{code: 410, body: status("Expired", "too old resource version")}
+	for _, test := range []struct {
+		name  string
+		first func(s *stage) reply
+	}{
+		{"410 in the place of a stream", func(*stage) reply { return reply{answer: &expired} }},
+		{"410 in the stream", func(*stage) reply {
+			return reply{stream: func(w *io.PipeWriter) { // what follows is nothing to wait for
+				_, _ = io.WriteString(w, `{"type":"ERROR","object":`+strings.Replace(expired.body, `"code":0`, `"code":410`, 1)+"}\n")
+			}}
+		}},
+		{"a broken stream", func(*stage) reply {
+			return reply{stream: func(w *io.PipeWriter) {
+				_, _ = io.WriteString(w, `{"type":"MODIFIED","object":{"ki`)
+				_ = w.CloseWithError(io.ErrUnexpectedEOF)
+			}}
+		}},
+		{"a stream of HTML", func(*stage) reply {
+			return reply{stream: func(w *io.PipeWriter) { _, _ = io.WriteString(w, html) }}
+		}},
+		{"a reset connection", func(*stage) reply { return reply{err: errors.New("connection reset by peer")} }},
+		{"the end of the connection", func(*stage) reply { return reply{err: io.ErrUnexpectedEOF} }},
+		{"unavailable", func(*stage) reply {
+			return reply{answer: &answer{code: 503, retryAfter: "3600", body: statusDelay("ServiceUnavailable", "x", 3600)}}
+		}},
+		{"too many requests", func(*stage) reply { return reply{answer: &answer{code: 429, retryAfter: "3600", body: "slow down"}} }},
+		{"a bad gateway", func(*stage) reply { return reply{answer: &answer{code: 502, body: html}} }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(n int, _ string) reply {
+					if n == 1 {
+						return test.first(s)
+					}
+					return reply{stream: func(w *io.PipeWriter) { s.event(w, "MODIFIED", issue) }}
+				}
+				chain, err := s.obtain(t)
+				if err != nil || chain != "chain" {
+					t.Fatalf("got %q, %v", chain, err)
+				}
+				if took := time.Since(s.start); took > 2*time.Second {
+					t.Errorf("it took %s", took)
+				}
+				if !slices.Equal(s.watches, []string{"", "1"}) || len(s.gets) != 1 || s.posts != 1 {
+					t.Errorf("watches from %q, %d reads, %d requests", s.watches, len(s.gets), s.posts)
+				}
+			})
+		})
+	}
+}
+
+func TestWatchEvents(t *testing.T) {
+	other := func(o *certificates.CertificateSigningRequest) {
+		issue(o)
+		o.Name = "node-csr-other"
+	}
+	for _, test := range []struct {
+		name   string
+		stream func(s *stage, w io.Writer)
+		is     error
+		class  fault.Class
+		want   string
+	}{
+		{"issued", func(s *stage, w io.Writer) { s.event(w, "ADDED", nil); s.event(w, "MODIFIED", issue) }, nil, 0, ""},
+		{"another's first", func(s *stage, w io.Writer) {
+			s.event(w, "ADDED", other)
+			s.event(w, "DELETED", other)
+			s.event(w, "ADDED", issue)
+		}, nil, 0, ""},
+		{"a bookmark first", func(s *stage, w io.Writer) {
+			_, _ = io.WriteString(w, `{"type":"BOOKMARK","object":{"kind":"CertificateSigningRequest","apiVersion":"certificates.k8s.io/v1","metadata":{"resourceVersion":"9"}}}`+"\n")
+			s.event(w, "MODIFIED", issue)
+		}, nil, 0, ""},
+		{"deleted", func(s *stage, w io.Writer) { s.event(w, "DELETED", nil) }, ErrGone, 0, "was deleted"},
+		{"deleted after it was issued", func(s *stage, w io.Writer) { s.event(w, "DELETED", issue) }, ErrGone, 0, "was deleted"},
+		{"another UID", func(s *stage, w io.Writer) {
+			s.event(w, "ADDED", func(o *certificates.CertificateSigningRequest) { issue(o); o.UID = "uid-2" })
+		}, ErrReplaced, fault.Untrusted, "was replaced by another object of that name"},
+		{"another request", func(s *stage, w io.Writer) {
+			s.event(w, "MODIFIED", func(o *certificates.CertificateSigningRequest) {
+				issue(o)
+				asking(t, keyOf(t, "other"))(o)
+			})
+		}, ErrReplaced, fault.Untrusted, "has the key another's"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply { return reply{stream: func(w *io.PipeWriter) { test.stream(s, w) }} }
+				chain, err := s.obtain(t)
+				if test.is == nil {
+					if err != nil || chain != "chain" {
+						t.Fatalf("got %q, %v", chain, err)
+					}
+					return
+				}
+				wantFault(t, err, test.class, test.want)
+				if !errors.Is(err, test.is) {
+					t.Errorf("got %v, want %v", err, test.is)
+				}
+			})
+		})
+	}
+}
+
+// TestReadAfterWatch is of what the reading that follows a broken watch can find.
+func TestReadAfterWatch(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		get    *answer
+		change func(*certificates.CertificateSigningRequest)
+		is     error
+		class  fault.Class
+		want   string
+	}{
+		{name: "it is gone", get: &answer{code: 404, body: status("NotFound", "x")}, is: ErrGone, want: "was deleted, or collected"},
+		{name: "another took its place", change: func(o *certificates.CertificateSigningRequest) { o.UID = types.UID("uid-2") }, is: ErrReplaced, class: fault.Untrusted, want: "was replaced"},
+		{name: "another with our name", change: func(o *certificates.CertificateSigningRequest) { asking(t, keyOf(t, "other"))(o) }, is: ErrReplaced, class: fault.Untrusted, want: "has the key another's"},
+		{name: "an error that passes", get: &answer{code: 503, retryAfter: "7", body: html}, want: "unable to handle the request"},
+		{name: "the credential is dead", get: &answer{code: 401, body: status("Unauthorized", "Unauthorized")}, is: ErrUnauthorized, want: "(401)"},
+		{name: "the right to read is gone", get: &answer{code: 403, body: status("Forbidden", "no")}, class: fault.Refused, want: "may not get"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.get = func(int) *answer { return test.get }
+				s.watch = func(int, string) reply {
+					return reply{stream: func(w *io.PipeWriter) {
+						time.AfterFunc(time.Minute, func() {
+							if test.change != nil {
+								s.change(test.change)
+							}
+							_ = w.Close()
+						})
+					}}
+				}
+				_, err := s.obtain(t)
+				wantFault(t, err, test.class, test.want)
+				if test.is != nil && !errors.Is(err, test.is) {
+					t.Errorf("got %v, want %v", err, test.is)
+				}
+				if delay, _ := apierrors.SuggestsClientDelay(err); test.get != nil && test.get.retryAfter != "" && delay != 7 {
+					t.Errorf("a delay of %d in %v", delay, err)
+				}
+			})
+		})
+	}
+}
+
+func TestWatchUnauthorized(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		s.watch = func(int, string) reply {
+			return reply{answer: &answer{code: 401, body: status("Unauthorized", "Unauthorized")}}
+		}
+		if _, err := s.obtain(t); !errors.Is(err, ErrUnauthorized) || fault.IsFinal(err) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestDeadlines: a server that accepts and says nothing costs 30 seconds, and an end of the context none.
+func TestDeadlines(t *testing.T) {
+	silent := roundTrip(func(req *http.Request) (*http.Response, error) {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	})
+	t.Run("a silent server", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			_, err := newClient(t, silent).Obtain(t.Context(), newRequest(t, testTemplate), nil)
+			wantFault(t, err, 0, "deadline exceeded")
+			if took := time.Since(start); took != requestTimeout {
+				t.Errorf("it took %s", took)
+			}
+		})
+	})
+	stopped := errors.New("stopped")
+	for name, watch := range map[string]reply{"while it watches": silence, "while it polls": forbidden} {
+		t.Run("stopped "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply { return watch }
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(time.Hour, func() { cancel(stopped) })
+				_, err := newClient(t, s).Obtain(ctx, newRequest(t, testTemplate), nil)
+				if !errors.Is(err, stopped) || time.Since(s.start) != time.Hour {
+					t.Errorf("after %s: %v", time.Since(s.start), err)
+				}
+			})
+		})
+	}
+	t.Run("stopped before it began", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := newClient(t, silent).Obtain(ctx, newRequest(t, testTemplate), nil); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// TestProgress: the report comes when something has changed, and not again.
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage()
+		approved := func(o *certificates.CertificateSigningRequest) {
+			issue(o)
+			o.Status.Certificate = nil
+		}
+		s.watch = func(int, string) reply {
+			return reply{stream: func(w *io.PipeWriter) {
+				for range 3 {
+					s.event(w, "MODIFIED", nil)
+				}
+				for range 3 {
+					s.event(w, "MODIFIED", approved)
+				}
+				s.event(w, "MODIFIED", issue)
+			}}
+		}
+		var got []Progress
+		request := newRequest(t, testTemplate)
+		if _, err := newClient(t, s).Obtain(t.Context(), request, func(p Progress) { got = append(got, p) }); err != nil {
+			t.Fatal(err)
+		}
+		if want := []Progress{{Name: request.Name}, {Name: request.Name, Approved: true}}; !slices.Equal(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+}

@@ -1,0 +1,118 @@
+package csr
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// testTime is when the gate looks at certificates.
+var testTime = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
+
+var testTemplate = KubeletClient("node-1", 0)
+
+// keyOf returns the key that belongs to a name, always the same: a fuzzer's workers are processes of their own.
+func keyOf(tb testing.TB, name string) *ecdsa.PrivateKey {
+	tb.Helper()
+	scalar := sha256.Sum256([]byte(name))
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar[:])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return key
+}
+
+// authority is a certificate authority. Its key follows from the name of the key alone.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// newAuthority makes a CA that is signed by parent, or by itself.
+func newAuthority(tb testing.TB, subject, keyName string, parent *authority) *authority {
+	tb.Helper()
+	a := &authority{key: keyOf(tb, keyName)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: subject},
+		NotBefore:    testTime.AddDate(-1, 0, 0), NotAfter: testTime.AddDate(9, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true,
+	}
+	signer := &authority{cert: template, key: a.key}
+	if parent != nil {
+		signer = parent
+	}
+	a.cert = signer.sign(tb, template, a.key.Public())
+	return a
+}
+
+func (a *authority) sign(tb testing.TB, template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
+	tb.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cert
+}
+
+// issue makes the certificate that testTemplate asks for, with changes.
+func (a *authority) issue(tb testing.TB, public crypto.PublicKey, changes ...func(*x509.Certificate)) *x509.Certificate {
+	tb.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2),
+		Subject:      pkix.Name{CommonName: testTemplate.CommonName, Organization: testTemplate.Organization},
+		NotBefore:    testTime.Add(-5 * time.Minute), NotAfter: testTime.Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}
+	for _, change := range changes {
+		change(template)
+	}
+	return a.sign(tb, template, public)
+}
+
+func pemOf(certs ...*x509.Certificate) []byte {
+	var all []byte
+	for _, cert := range certs {
+		all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return all
+}
+
+// wantFault checks an error against the rules for all: it is of the class (0: a passing one), it says what is wanted,
+// it has a remedy if it is final, and both fit on a line.
+func wantFault(tb testing.TB, err error, class fault.Class, want string) {
+	tb.Helper()
+	if err == nil {
+		tb.Fatalf("no error, want one that says %q", want)
+	}
+	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
+		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
+	}
+	if !strings.Contains(err.Error(), want) {
+		tb.Errorf("the error is %q, want one that says %q", err, want)
+	}
+	if class != 0 && fault.Remedy(err) == "" {
+		tb.Errorf("no remedy with %q", err)
+	}
+	for _, text := range []string{err.Error(), fault.Remedy(err)} {
+		if strings.ContainsAny(text, "\r\n") {
+			tb.Errorf("not one line: %q", text)
+		}
+	}
+}

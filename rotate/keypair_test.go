@@ -1,0 +1,173 @@
+package rotate
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"testing"
+	"time"
+)
+
+// parts returns the chain and the key of a pair.
+func parts(tb testing.TB, pair *KeyPair) (chain, key []byte) {
+	tb.Helper()
+	at := bytes.Index(pair.pem, []byte("-----BEGIN EC PRIVATE KEY-----"))
+	if at < 0 {
+		tb.Fatalf("no key in %s", pair.pem)
+	}
+	return pair.pem[:at], pair.pem[at:]
+}
+
+func join(texts ...[]byte) []byte { return bytes.Join(texts, nil) }
+
+func TestParseKeyPair(t *testing.T) {
+	ours, other := pairNo(t, 0), pairNo(t, 1)
+	chain, key := parts(t, ours)
+	otherChain, otherKey := parts(t, other)
+	for _, test := range []struct {
+		name string
+		data []byte
+		good bool
+	}{
+		{"chain, then key", join(chain, key), true},
+		{"key, then chain", join(key, chain), true},
+		{"a chain of two", join(chain, otherChain, key), true},
+		{"text around the blocks", join([]byte("subject=x\n"), chain, []byte("\n\n"), key, []byte("\n")), true},
+		{"CRLF", bytes.ReplaceAll(join(chain, key), []byte("\n"), []byte("\r\n")), true},
+		{"another's key", join(chain, otherKey), false},
+		{"another's certificate first", join(otherChain, chain, key), false},
+		{"no key", chain, false},
+		{"no certificate", key, false},
+		{"empty", nil, false},
+		{"zeros", make([]byte, 1800), false},
+		{"a certificate that is none", join(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), key), false},
+		{"a key that is none", join(chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pair, err := ParseKeyPair(test.data)
+			if (err == nil) != test.good {
+				t.Fatalf("got %v, %v", pair, err)
+			}
+			if err != nil {
+				return
+			}
+			if !pair.Leaf.Equal(ours.Leaf) || pair.TLS().Leaf != pair.Leaf {
+				t.Errorf("the leaf is %v", pair.Leaf.Subject)
+			}
+			public, ok := pair.Leaf.PublicKey.(*ecdsa.PublicKey)
+			if private, isECDSA := pair.Key().(*ecdsa.PrivateKey); !ok || !isECDSA || !private.PublicKey.Equal(public) {
+				t.Errorf("the key is %T", pair.Key())
+			}
+		})
+	}
+}
+
+// TestParseKeyPairTorn cuts the file at every byte, and flips every byte.
+func TestParseKeyPairTorn(t *testing.T) {
+	pair := pairNo(t, 0)
+	whole := len(bytes.TrimRight(pair.pem, "\n"))
+	for n := range whole {
+		if _, err := ParseKeyPair(pair.pem[:n]); err == nil {
+			t.Errorf("accepted %d bytes of %d", n, whole)
+		}
+	}
+	for n := range whole {
+		damaged := bytes.Clone(pair.pem)
+		damaged[n] ^= 0x04
+		if got, err := ParseKeyPair(damaged); err == nil && !bytes.Equal(got.Leaf.Raw, pair.Leaf.Raw) && got.Leaf.CheckSignature(got.Leaf.SignatureAlgorithm, got.Leaf.RawTBSCertificate, got.Leaf.Signature) == nil {
+			t.Errorf("accepted another certificate with byte %d flipped", n)
+		}
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	for _, test := range []struct {
+		name, commonName string
+		organizations    []string
+		want             string
+	}{
+		{"a node", "system:node:node-1", []string{"system:nodes"}, "node-1"},
+		{"a node with dots", "system:node:a.b.c", []string{"system:nodes"}, "a.b.c"},
+		{"no group", "system:node:node-1", nil, ""},
+		{"another group", "system:node:node-1", []string{"system:masters"}, ""},
+		{"two groups", "system:node:node-1", []string{"system:nodes", "system:masters"}, ""},
+		{"a user", "admin", []string{"system:nodes"}, ""},
+		{"no name", "system:node:", []string{"system:nodes"}, ""},
+		{"empty", "", nil, ""},
+	} {
+		pair := makePair(t, func(c *x509.Certificate) {
+			c.Subject.CommonName, c.Subject.Organization = test.commonName, test.organizations
+		})
+		if got := pair.NodeName(); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+func TestWhyReplace(t *testing.T) {
+	good := &Disk{Pair: pairNo(t, 0)}
+	notBefore, notAfter := good.Pair.Leaf.NotBefore, good.Pair.Leaf.NotAfter
+	foreign := &Disk{Pair: makePair(t, func(c *x509.Certificate) { c.Subject.CommonName = "system:node:node-2" })}
+	person := &Disk{Pair: makePair(t, func(c *x509.Certificate) { c.Subject.CommonName = "admin" })}
+	for _, test := range []struct {
+		name    string
+		disk    *Disk
+		now     time.Time
+		want    Reason
+		message string
+	}{
+		{"nothing there", &Disk{}, testTime, Missing, "this machine has no certificate yet"},
+		{"torn", &Disk{PairErr: errors.New("torn")}, testTime, Unreadable, "the certificate on disk cannot be used: torn"},
+		{"good", good, testTime, "", ""},
+		{"another node's", foreign, testTime, Foreign, `the certificate on disk is of "system:node:node-2" instead of the node "node-1"`},
+		{"another node's, expired", foreign, notAfter, Foreign, `the certificate on disk is of "system:node:node-2" instead of the node "node-1"`},
+		{"a person's", person, testTime, Foreign, `the certificate on disk is of "admin" instead of the node "node-1"`},
+		{"just before it is valid", good, notBefore.Add(-1), NotYetValid, "the certificate becomes valid at 2026-03-14T14:09:26Z"},
+		{"when it becomes valid", good, notBefore, "", ""},
+		{"just before it ends", good, notAfter.Add(-1), "", ""},
+		{"when it ends", good, notAfter, Expired, "the certificate expired at 2026-03-14T16:09:26Z"},
+		{"1970", good, time.Unix(0, 0), NotYetValid, "the certificate becomes valid at 2026-03-14T14:09:26Z"},
+		{"two years later", good, testTime.AddDate(2, 0, 0), Expired, "the certificate expired at 2026-03-14T16:09:26Z"},
+		{"in another time zone", good, notAfter.Add(-1).In(time.FixedZone("", 14*3600)), "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, message := WhyReplace(test.disk, "node-1", test.now)
+			if got != test.want || message != test.message {
+				t.Errorf("got %q, %q, want %q, %q", got, message, test.want, test.message)
+			}
+		})
+	}
+}
+
+func FuzzKeyPair(f *testing.F) {
+	pair := pairNo(f, 0)
+	chain, key := parts(f, pair)
+	for _, seed := range [][]byte{pair.pem, chain, key, nil, join(chain, chain, key), pair.pem[:len(pair.pem)-80]} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		pair, err := ParseKeyPair(data)
+		if err != nil {
+			return
+		}
+		signer, ok := pair.Key().(crypto.Signer)
+		if !ok {
+			t.Fatalf("a %T cannot sign", pair.Key())
+		}
+		if public, ok := pair.Leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(signer.Public()) {
+			t.Error("key and certificate do not match")
+		}
+		if _, err := x509.ParseCertificate(pair.Leaf.Raw); err != nil || !bytes.Equal(pair.TLS().Certificate[0], pair.Leaf.Raw) {
+			t.Errorf("the leaf is not the first certificate: %v", err)
+		}
+		again, err := ParseKeyPair(pair.pem)
+		if err != nil || again.Fingerprint() != pair.Fingerprint() {
+			t.Errorf("written and read again: %v", err)
+		}
+		_ = pair.NodeName()
+		_, _ = WhyReplace(&Disk{Pair: pair}, "node-1", testTime)
+	})
+}

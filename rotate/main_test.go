@@ -1,0 +1,324 @@
+package rotate
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/util/keyutil"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// The test binary runs itself, for what needs a process of its own: to be killed, to hold a lock, to be traced.
+const (
+	childVariable = "NODEJOIN_ROTATE_CHILD" // what the child does
+	rootVariable  = "NODEJOIN_ROTATE_ROOT"  // where its files are
+	pairVariable  = "NODEJOIN_ROTATE_PAIR"  // file with the key pair that it commits
+)
+
+func init() {
+	if os.Getenv(childVariable) != "" {
+		runtime.LockOSThread() // all its system calls are the main thread's, whose number is the process's
+	}
+}
+
+func TestMain(m *testing.M) {
+	if what := os.Getenv(childVariable); what != "" {
+		if err := children[what](); err != nil {
+			fmt.Println(err)
+			os.Exit(int(fault.ClassOf(err)))
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// children are what a child can do.
+var children = map[string]func() error{
+	"lock": func() error {
+		lock, err := NewStore(testPaths(os.Getenv(rootVariable))).Lock()
+		if err != nil {
+			return err
+		}
+		fmt.Println("held")
+		_, err = io.Copy(io.Discard, os.Stdin) // until it is killed, or its parent lets go
+		return errors.Join(err, lock.Unlock())
+	},
+	"commit": func() error {
+		data, err := os.ReadFile(os.Getenv(pairVariable))
+		if err != nil {
+			return err
+		}
+		pair, err := ParseKeyPair(data)
+		if err != nil {
+			return err
+		}
+		return rotation(NewStore(testPaths(os.Getenv(rootVariable))), pair, testTime.Add(time.Minute))
+	},
+}
+
+// rotation is all that a rotation writes, in its order.
+func rotation(store *Store, pair *KeyPair, now time.Time) error {
+	lock, err := store.Lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock() //nolint:errcheck // the lock ends with the process, too
+	if err := store.SavePendingKey(pendingKey); err != nil {
+		return err
+	}
+	if err := store.Commit(kubeconfigOf(pair), now); err != nil {
+		return err
+	}
+	if err := store.SaveState(State{Verified: pair.Fingerprint()}); err != nil {
+		return err
+	}
+	return store.DropPendingKey()
+}
+
+// command returns a command that runs a child on the files below root.
+func command(tb testing.TB, what, root string, before ...string) *exec.Cmd {
+	tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	args := append(before, self)
+	cmd := exec.CommandContext(tb.Context(), args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), childVariable+"="+what, rootVariable+"="+root, "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// testTime is the time of the first commit.
+var testTime = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
+
+var (
+	testCA     = []byte("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n") // no part of this package looks into it
+	pendingKey = []byte("-----BEGIN EC PRIVATE KEY-----\nMA==\n-----END EC PRIVATE KEY-----\n")
+)
+
+func testPaths(root string) Paths {
+	return Paths{
+		Kubeconfig: "/etc/kubernetes/kubelet.conf",
+		CertDir:    "/var/lib/kubelet/pki",
+		CAFile:     "/etc/kubernetes/pki/ca.crt",
+		StateDir:   "/var/lib/nodejoin",
+		Root:       root,
+	}
+}
+
+// newStore returns a store in an empty directory.
+func newStore(tb testing.TB) (*Store, string) {
+	tb.Helper()
+	root := tb.TempDir()
+	return NewStore(testPaths(root)), root
+}
+
+func kubeconfigOf(pair *KeyPair) *Kubeconfig {
+	return &Kubeconfig{Server: "https://api.example.com:6443", TLSServerName: "kubernetes", ProxyURL: "http://proxy:3128", CA: testCA, Pair: pair}
+}
+
+// makePair makes a key pair of a node, whose certificate is signed by its own key.
+func makePair(tb testing.TB, changes ...func(*x509.Certificate)) *KeyPair {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "system:node:node-1", Organization: []string{"system:nodes"}},
+		NotBefore:    testTime.Add(-time.Hour), NotAfter: testTime.Add(time.Hour),
+	}
+	for _, change := range changes {
+		change(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	private, err := keyutil.MarshalPrivateKeyToPEM(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	pair, err := NewKeyPair(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), private)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return pair
+}
+
+var somePairs struct {
+	sync.Mutex
+	pairs []*KeyPair
+}
+
+// pairNo returns one of the pairs that tests share.
+func pairNo(tb testing.TB, n int) *KeyPair {
+	tb.Helper()
+	somePairs.Lock()
+	defer somePairs.Unlock()
+	for len(somePairs.pairs) <= n {
+		somePairs.pairs = append(somePairs.pairs, makePair(tb))
+	}
+	return somePairs.pairs[n]
+}
+
+// mustLoad loads a store that can be used.
+func mustLoad(tb testing.TB, store *Store) *Disk {
+	tb.Helper()
+	disk, err := store.Load()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return disk
+}
+
+func commit(tb testing.TB, store *Store, pair *KeyPair, now time.Time) {
+	tb.Helper()
+	if err := store.Commit(kubeconfigOf(pair), now); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// wantIdentity is invariant I1: one of the pairs can be loaded, by us and in the way of the kubelet.
+func wantIdentity(tb testing.TB, store *Store, pairs ...*KeyPair) {
+	tb.Helper()
+	current := filepath.Join(store.paths.CertDir, currentName)
+	if _, err := tls.LoadX509KeyPair(current, current); err != nil {
+		tb.Fatalf("I1: the kubelet finds no identity: %v", err)
+	}
+	disk := mustLoad(tb, store)
+	if disk.PairErr != nil || disk.KubeconfigErr != nil {
+		tb.Fatalf("I1: %v, %v", disk.PairErr, disk.KubeconfigErr)
+	}
+	for _, pair := range pairs {
+		if disk.Pair.Fingerprint() == pair.Fingerprint() {
+			return
+		}
+	}
+	tb.Fatal("I1: the identity is another")
+}
+
+// wantWhole checks that the pair is current and that nothing else is left over.
+func wantWhole(tb testing.TB, store *Store, pair *KeyPair) {
+	tb.Helper()
+	wantIdentity(tb, store, pair)
+	disk := mustLoad(tb, store)
+	if !disk.Whole() || disk.Kubeconfig.Server != kubeconfigOf(nil).Server || !bytes.Equal(disk.Kubeconfig.CA, testCA) {
+		tb.Errorf("the kubeconfig is %+v", disk.Kubeconfig)
+	}
+	wantClean(tb, store)
+}
+
+// wantClean checks that there are no temporary files, and no more pairs than are kept.
+func wantClean(tb testing.TB, store *Store) {
+	tb.Helper()
+	pairs := 0
+	for _, path := range tree(tb, store.paths.Root) {
+		name := filepath.Base(path)
+		if strings.HasPrefix(name, ".") {
+			tb.Errorf("left over: %s", path)
+		}
+		if _, err := time.Parse(pairLayout, name); err == nil {
+			pairs++
+		}
+	}
+	if pairs > keptPairs {
+		tb.Errorf("%d pairs are kept", pairs)
+	}
+}
+
+// tree returns the paths of everything below a directory, without it.
+func tree(tb testing.TB, root string) []string {
+	tb.Helper()
+	var paths []string
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if rel, _ := filepath.Rel(root, path); rel != "." && rel != "lost+found" {
+			paths = append(paths, rel)
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return paths
+}
+
+// wantFault checks an error's class (0: one that passes), its words and its remedy.
+func wantFault(tb testing.TB, err error, class fault.Class, want string) {
+	tb.Helper()
+	if err == nil {
+		tb.Fatalf("no error, want one that says %q", want)
+	}
+	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
+		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
+	}
+	if !strings.Contains(err.Error(), want) {
+		tb.Errorf("the error is %q, want one that says %q", err, want)
+	}
+	if class != 0 && fault.Remedy(err) == "" {
+		tb.Errorf("no remedy with %q", err)
+	}
+}
+
+func write(tb testing.TB, path, content string, mode fs.FileMode) {
+	tb.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func link(tb testing.TB, target, path string) {
+	tb.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Symlink(target, path); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// needs skips a test that this machine cannot run, and fails it where everything is expected to run.
+func needs(tb testing.TB, what string, err error) {
+	tb.Helper()
+	switch {
+	case err == nil:
+	case os.Getenv("CI") == "true":
+		tb.Fatalf("%s: %v", what, err)
+	default:
+		tb.Skipf("%s: %v", what, err)
+	}
+}
+
+func needsRoot(tb testing.TB) {
+	tb.Helper()
+	var err error
+	if os.Geteuid() != 0 {
+		err = errors.New("the user is " + strconv.Itoa(os.Geteuid()))
+	}
+	needs(tb, "it takes root", err)
+}
