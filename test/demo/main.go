@@ -94,16 +94,17 @@ func kubelet(ctx context.Context, cp *testbed.ControlPlane, node, root string) e
 		return err
 	}
 	defer func() { _ = containerd.Stop() }() // it dies with this process in any case
-	if _, err := cp.Kubelet(ctx, testbed.KubeletOptions{
+	kubelet, err := cp.Kubelet(ctx, testbed.KubeletOptions{
 		NodeName: node, Kubeconfig: filepath.Join(root, "kubelet.conf"), CertDir: filepath.Join(root, "pki"),
 		ContainerRuntimeEndpoint: containerd.Endpoint,
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	if _, err := cp.WaitNode(waiting, node); err != nil {
-		return err
+		return fmt.Errorf("%w; the kubelet's last words:\n%s", err, kubelet.Tail(20))
 	}
 	return kubectl(ctx, cp, "get", "nodes")
 }

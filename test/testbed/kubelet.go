@@ -2,7 +2,9 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -75,6 +77,9 @@ func (cp *ControlPlane) Kubelet(ctx context.Context, options KubeletOptions) (*P
 	if options.BootstrapKubeconfig != "" {
 		args = append(args, "--bootstrap-kubeconfig="+options.BootstrapKubeconfig)
 	}
+	if err := provideKmsg(); err != nil {
+		return nil, err
+	}
 	process := &Process{
 		Name: "kubelet of " + options.NodeName,
 		Path: cp.Program("kubelet"),
@@ -88,6 +93,16 @@ func (cp *ControlPlane) Kubelet(ctx context.Context, options KubeletOptions) (*P
 	}
 	cp.Adopt(process)
 	return process, nil
+}
+
+// provideKmsg gives a machine that has no kernel log of its own (a container) an empty one: the kubelet watches it for
+// processes that the kernel killed, and does not start without it.
+func provideKmsg() error {
+	err := os.Symlink(os.DevNull, "/dev/kmsg")
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // kubeletConfig writes the configuration file and returns its path.
