@@ -15,6 +15,12 @@ type Cluster struct {
 	CA            Bundle     // never empty
 	TLSServerName string     // the name that the servers' certificates carry; "" for the endpoint's own
 	ProxyURL      *url.URL   // the proxy on the way to the endpoints; nil for none
+	// Named says that Endpoints[0] is the cluster's own word, from cluster-info or a discovery file: a kubeconfig is to
+	// name it even where another endpoint was used meanwhile. It is false where the operator listed the servers.
+	Named bool
+	// Source is where the CA came from, for a person: "the discovery file PATH". "" leaves it out of what is said of a
+	// server that is not trusted.
+	Source string
 }
 
 // Override puts what site says about the way to the servers in the place of what the cluster says itself.
@@ -36,14 +42,15 @@ func (c *Cluster) addEndpoints(more []Endpoint) {
 	}
 }
 
-// ParseProxyURL reads the URL of an HTTP(S) or SOCKS5 proxy; "" is no proxy.
+// ParseProxyURL reads the URL of an HTTP or SOCKS5 proxy; "" is no proxy. One that speaks TLS is refused: net/http would
+// greet it with what is meant for the API server, its name, its verification and the client's certificate.
 func ParseProxyURL(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, nil //nolint:nilnil // no proxy is an answer
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) {
-		return nil, fault.New(fault.Usage, "give it as http://HOST:PORT (or https, socks5)", "the proxy's URL is not one")
+	if err != nil || u.Host == "" || !slices.Contains([]string{"http", "socks5"}, u.Scheme) {
+		return nil, fault.New(fault.Usage, "give it as http://HOST:PORT or socks5://HOST:PORT", "the proxy's URL is not one")
 	}
 	return u, nil
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ const (
 	// signingGrace is how long a token that cluster-info is not signed for may be one that was made just now: the
 	// bootstrap signer needs a moment.
 	signingGrace = 2 * time.Second
+	// stuckGrace is how long servers that fail for now keep what another one says for good from being the last word: a
+	// machine that is out of use may stay so for ever.
+	stuckGrace = 10 * time.Second
 )
 
 // ByToken is the discovery by bootstrap token: the ConfigMap kube-public/cluster-info, which anyone may read, is
@@ -48,7 +52,17 @@ type ByToken struct {
 	Log      *slog.Logger
 
 	unsignedSince time.Time // since when cluster-info has been signed for others and not for Token
+	stuckSince    time.Time // since when some servers have failed for good and all others for now
 	refusals      int       // 401 answers in a row
+}
+
+// Check refuses a discovery that nothing would keep from believing whoever holds a token.
+func (d *ByToken) Check() error {
+	if len(d.Pins) != 0 || d.SkipPins {
+		return nil
+	}
+	return fault.New(fault.Usage, "give the hash with --discovery-token-ca-cert-hash ("+computePin+"), or the CA with --certificate-authority",
+		"nothing tells which CA is the cluster's: a token alone would let anyone who holds one pose as the cluster")
 }
 
 // Candidate implements [Discovery].
@@ -56,14 +70,14 @@ func (d *ByToken) Candidate() *Cluster { return &d.Site }
 
 // Discover implements [Discovery]: it asks the servers in turn until one answers.
 func (d *ByToken) Discover(ctx context.Context) (*Cluster, error) {
-	if len(d.Pins) == 0 && !d.SkipPins {
-		return nil, fault.New(fault.Usage, "give the hash with --discovery-token-ca-cert-hash ("+computePin+"), or the CA with --certificate-authority",
-			"nothing tells which CA is the cluster's: a token alone would let anyone who holds one pose as the cluster")
+	if err := d.Check(); err != nil {
+		return nil, err
 	}
 	var failures []error
 	for i, server := range d.Site.Endpoints {
 		cluster, err := d.ask(ctx, server)
 		if err == nil {
+			d.stuckSince = time.Time{}
 			cluster.addEndpoints(orderedEndpoints(d.Site.Endpoints, i))
 			return cluster, nil
 		}
@@ -75,7 +89,24 @@ func (d *ByToken) Discover(ctx context.Context) (*Cluster, error) {
 		}
 		failures = append(failures, err)
 	}
-	return nil, allFailed(failures)
+	return nil, d.verdict(failures)
+}
+
+// verdict makes one error of one for each server. It is final if all are, or if some have been for stuckGrace.
+func (d *ByToken) verdict(failures []error) error {
+	err := allFailed(failures)
+	first := slices.IndexFunc(failures, fault.IsFinal)
+	if first < 0 || fault.IsFinal(err) {
+		d.stuckSince = time.Time{}
+		return err
+	}
+	if d.stuckSince.IsZero() {
+		d.stuckSince = time.Now()
+	}
+	if stuck := time.Since(d.stuckSince); stuck >= stuckGrace {
+		return fault.New(fault.ClassOf(failures[first]), fault.Remedy(failures[first]), "after %s, %w", stuck.Round(time.Second), err)
+	}
+	return err
 }
 
 // ask obtains the cluster from one server.
@@ -93,11 +124,10 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := parseKubeconfig([]byte(text), "", time.Now())
+	cluster, _, err := parseKubeconfig([]byte(text), "", time.Now())
 	if err != nil {
 		return nil, fault.New(fault.Untrusted, "mend it: kubectl --namespace kube-public edit configmap cluster-info", "cluster-info of %s cannot be used: %w", server, err)
 	}
-	cluster := &found.cluster
 	cluster.Override(d.Site)
 	if d.SkipPins {
 		return cluster, nil

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -69,8 +70,8 @@ func TestByToken(t *testing.T) {
 			if diff := cmp.Diff(string(test.want.PEM()), string(cluster.CA.PEM())); diff != "" {
 				t.Errorf("the cluster's CA (-want +got):\n%s", diff)
 			}
-			if len(cluster.Endpoints) != 1 || cluster.Endpoints[0] != s.Endpoint {
-				t.Errorf("the endpoints are %v, want %s", cluster.Endpoints, s.Endpoint)
+			if len(cluster.Endpoints) != 1 || cluster.Endpoints[0] != s.Endpoint || !cluster.Named {
+				t.Errorf("the endpoints are %v, want %s; named: %t", cluster.Endpoints, s.Endpoint, cluster.Named)
 			}
 			s.drain(t)
 			if diff := cmp.Diff([]request{{path: clusterInfoPath}}, s.received(), cmp.AllowUnexported(request{})); diff != "" {
@@ -270,7 +271,14 @@ func TestByTokenWithoutPins(t *testing.T) {
 	s := serve(t, serverOptions{certificate: machineCA.issue(t)}, http.NotFoundHandler())
 	d := &ByToken{Site: Cluster{Endpoints: []Endpoint{s.Endpoint}}, Token: testToken}
 	_, err := d.Discover(t.Context())
-	wantFault(t, err, fault.Usage, "nothing tells which CA is the cluster's")
+	const want = "nothing tells which CA is the cluster's"
+	wantFault(t, err, fault.Usage, want)
+	wantFault(t, d.Check(), fault.Usage, want)
+	for _, will := range []*ByToken{{Pins: []Pin{{}}}, {SkipPins: true}} {
+		if err := will.Check(); err != nil {
+			t.Error(err)
+		}
+	}
 	if !strings.Contains(fault.Remedy(err), "--discovery-token-ca-cert-hash") {
 		t.Errorf("the remedy is %q", fault.Remedy(err))
 	}
@@ -356,4 +364,48 @@ func TestByTokenAsksTheServersInTurn(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestByTokenGivesUpWhenStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("cannot ask cp1:6443: refused")
+		wrong := fault.New(fault.Untrusted, "make a new one", "cp2:6443 does not know the token")
+		d := new(ByToken)
+		stuck, allDown := []error{down, wrong}, []error{down, down}
+		const text = "none of the API servers can be used now: cannot ask cp1:6443: refused; cp2:6443 does not know the token"
+		wantFault(t, d.verdict(stuck), 0, text)
+		time.Sleep(stuckGrace - time.Millisecond)
+		wantFault(t, d.verdict(stuck), 0, text)
+		time.Sleep(time.Millisecond)
+		err := d.verdict(stuck)
+		wantFault(t, err, fault.Untrusted, "after 10s, "+text)
+		if got := fault.Remedy(err); got != "make a new one" {
+			t.Errorf("the remedy is %q", got)
+		}
+
+		// That nobody says anything for good may last as long as it likes, and then the grace begins anew.
+		wantFault(t, d.verdict(allDown), 0, "")
+		time.Sleep(time.Hour)
+		wantFault(t, d.verdict(allDown), 0, "")
+		wantFault(t, d.verdict(stuck), 0, text)
+		time.Sleep(stuckGrace)
+		wantFault(t, d.verdict([]error{down}), 0, down.Error())
+		wantFault(t, d.verdict(stuck), 0, text)
+		wantFault(t, d.verdict([]error{wrong, wrong}), fault.Untrusted, "none of the API servers will do")
+	})
+	t.Run("the servers' part", func(t *testing.T) {
+		good := serveCluster(t, serverOptions{certificate: machineCA.issue(t)}, bundleOf(machineCA))
+		wrong := serveCluster(t, serverOptions{certificate: newAuthority(t, "rogue").issue(t)}, bundleOf(machineCA))
+		dead := deadEndpoint(t)
+		since := time.Now().Add(-stuckGrace)
+		d := &ByToken{Site: Cluster{Endpoints: []Endpoint{dead, wrong.Endpoint}}, Token: testToken, Pins: []Pin{machineCA.pin()}, stuckSince: since}
+		_, err := d.Discover(t.Context())
+		for _, server := range d.Site.Endpoints {
+			wantFault(t, err, fault.Untrusted, server.String())
+		}
+		d.Site.Endpoints = []Endpoint{dead, wrong.Endpoint, good.Endpoint}
+		if _, err := d.Discover(t.Context()); err != nil || !d.stuckSince.IsZero() {
+			t.Errorf("once a server is good: stuck since %s, %v", d.stuckSince, err)
+		}
+	})
 }

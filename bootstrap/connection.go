@@ -24,6 +24,10 @@ const (
 	pingTimeout      = 15 * time.Second
 )
 
+// keepAlive is for HTTP/1.1, which has no PING: a peer that went away without a word is noticed within Idle+Count*Interval,
+// the same time.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 10 * time.Second, Count: 3}
+
 // Connection is an [http.RoundTripper] to one API server at a time, over as few connections as the protocol allows:
 // one with HTTP/2, and one per request in flight with HTTP/1.1. It is opened on demand, tries its endpoints in turn, and
 // sends nothing to a server that its Trust has not verified. It is safe for concurrent use.
@@ -39,15 +43,23 @@ type Connection struct {
 	ProxyURL *url.URL
 	// Trust decides about servers.
 	Trust *Trust
+	// Source is where the Trust came from, as in [Cluster]; "" for nowhere that a person would look.
+	Source string
 	// Certificate is what this side presents; nil for none.
 	Certificate *tls.Certificate
 	// Log gets a line for each endpoint that failed; nil for none.
 	Log *slog.Logger
 
 	mu      sync.Mutex // guards what follows
-	conns   []*http.ClientConn
+	conns   []dialed
 	current int           // index of the endpoint in use
 	dialing chan struct{} // full while a connection is opened, so that requests that start together share it
+}
+
+// dialed is a connection with the endpoint that it leads to, whatever endpoint is in use by now.
+type dialed struct {
+	*http.ClientConn
+	endpoint Endpoint
 }
 
 // ConnectionTo returns a Connection to a cluster that discovery has verified.
@@ -58,7 +70,7 @@ func ConnectionTo(cluster *Cluster, log *slog.Logger) *Connection {
 }
 
 func newConnection(cluster *Cluster, trust *Trust, log *slog.Logger) *Connection {
-	return &Connection{Endpoints: cluster.Endpoints, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL, Trust: trust, Log: log}
+	return &Connection{Endpoints: cluster.Endpoints, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL, Trust: trust, Source: cluster.Source, Log: log}
 }
 
 // Endpoint returns the endpoint in use, or that will be tried next.
@@ -88,7 +100,7 @@ func (c *Connection) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	sent := req.Clone(req.Context())
-	sent.URL.Host = c.Endpoint().String()
+	sent.URL.Host = conn.endpoint.String()
 	sent.Host = ""
 	return conn.RoundTrip(sent)
 }
@@ -113,7 +125,7 @@ func (c *Connection) Next() {
 }
 
 // reserve returns a connection with a place for one request taken on it.
-func (c *Connection) reserve(ctx context.Context) (*http.ClientConn, error) {
+func (c *Connection) reserve(ctx context.Context) (*dialed, error) {
 	if conn := c.spare(); conn != nil {
 		return conn, nil
 	}
@@ -133,10 +145,10 @@ func (c *Connection) reserve(ctx context.Context) (*http.ClientConn, error) {
 	}
 	if err := conn.Reserve(); err != nil {
 		_ = conn.Close() // it never served
-		return nil, fmt.Errorf("the connection to %s ended at once: %w", c.Endpoint(), err)
+		return nil, fmt.Errorf("the connection to %s ended at once: %w", conn.endpoint, err)
 	}
 	c.mu.Lock()
-	c.conns = append(c.conns, conn)
+	c.conns = append(c.conns, *conn)
 	c.mu.Unlock()
 	return conn, nil
 }
@@ -152,10 +164,10 @@ func (c *Connection) turn() chan struct{} {
 }
 
 // spare returns a live connection with room for a request, reserved, and forgets the dead ones.
-func (c *Connection) spare() *http.ClientConn {
+func (c *Connection) spare() *dialed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var spare *http.ClientConn
+	var spare *dialed
 	live := c.conns[:0]
 	for _, conn := range c.conns {
 		if conn.Err() != nil {
@@ -163,7 +175,7 @@ func (c *Connection) spare() *http.ClientConn {
 		}
 		live = append(live, conn)
 		if spare == nil && conn.Reserve() == nil {
-			spare = conn
+			spare = &conn
 		}
 	}
 	c.conns = live
@@ -172,18 +184,19 @@ func (c *Connection) spare() *http.ClientConn {
 
 // dialInTurn tries every endpoint once. The error is final only if every endpoint's is: one that is merely out of
 // reach may come back.
-func (c *Connection) dialInTurn(ctx context.Context) (*http.ClientConn, error) {
+func (c *Connection) dialInTurn(ctx context.Context) (*dialed, error) {
 	var failures []error
 	for range c.Endpoints {
-		conn, err := c.dial(ctx, c.Endpoint())
+		endpoint := c.Endpoint()
+		conn, err := c.dial(ctx, endpoint)
 		if err == nil {
-			return conn, nil
+			return &dialed{conn, endpoint}, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		if c.Log != nil && len(c.Endpoints) > 1 {
-			c.Log.Warn("API server is out of use, trying the next", "endpoint", c.Endpoint().String(), "err", err)
+			c.Log.Warn("API server is out of use, trying the next", "endpoint", endpoint.String(), "err", err)
 		}
 		failures = append(failures, err)
 		c.mu.Lock()
@@ -211,6 +224,18 @@ func allFailed(failures []error) error {
 }
 
 func (c *Connection) dial(ctx context.Context, endpoint Endpoint) (*http.ClientConn, error) {
+	conn, err := c.transport(ctx, endpoint).NewClientConn(ctx, "https", endpoint.String())
+	switch {
+	case err == nil:
+		return conn, nil
+	case fault.ClassOf(err) == fault.Untrusted && c.Source != "":
+		return nil, fault.New(fault.Untrusted, fault.Remedy(err), "cannot connect to %s: %w (trusted is the CA of %s)", endpoint, err, c.Source)
+	}
+	return nil, fmt.Errorf("cannot connect to %s: %w", endpoint, err)
+}
+
+// transport returns the transport of one connection to the endpoint.
+func (c *Connection) transport(ctx context.Context, endpoint Endpoint) *http.Transport {
 	name := c.TLSServerName
 	if name == "" {
 		name = endpoint.host
@@ -229,17 +254,13 @@ func (c *Connection) dial(ctx context.Context, endpoint Endpoint) (*http.ClientC
 	transport := newTransport(config, c.ProxyURL)
 	transport.ForceAttemptHTTP2 = true
 	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
-	conn, err := transport.NewClientConn(ctx, "https", endpoint.String())
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", endpoint, err)
-	}
-	return conn, nil
+	return transport
 }
 
 // newTransport returns a transport with our deadlines, without the environment's proxies.
 func newTransport(config *tls.Config, proxy *url.URL) *http.Transport {
 	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive}).DialContext,
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: handshakeTimeout,
 		DisableCompression:  true,

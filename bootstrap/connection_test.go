@@ -234,6 +234,56 @@ func TestConnectionNext(t *testing.T) {
 	}
 }
 
+// A connection that is opened while the turn passes to the next endpoint leads to its own endpoint all the same.
+func TestConnectionNextWhileOneIsOpened(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	var conn *Connection
+	hosts := make(chan string, 1)
+	a := serve(t, serverOptions{choose: func(*tls.ClientHelloInfo) *tls.Certificate {
+		conn.Next()
+		return ca.issue(t)
+	}}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host }))
+	b := serve(t, serverOptions{certificate: ca.issue(t)}, named("b"))
+	conn = connect(t, ca, a.Endpoint, b.Endpoint)
+	mustGet(t, conn, "/")
+	if got := conn.Endpoint(); got != b.Endpoint {
+		t.Fatalf("the turn is %s's: nothing is shown", got)
+	}
+	if got := <-hosts; got != a.Endpoint.String() {
+		t.Errorf("%s was asked as %s", a.Endpoint, got)
+	}
+}
+
+func TestConnectionTellsTheSourceOfItsTrust(t *testing.T) {
+	ca, rogue := newAuthority(t, "ca"), newAuthority(t, "rogue")
+	wrong := serve(t, serverOptions{certificate: rogue.issue(t)}, named("wrong"))
+	for _, test := range []struct {
+		name   string
+		server Endpoint
+		source string
+		class  fault.Class
+		suffix string
+	}{
+		{"not to be trusted", wrong.Endpoint, "the discovery file /a", fault.Untrusted, "unknown authority (trusted is the CA of the discovery file /a)"},
+		{"not to be trusted, no source", wrong.Endpoint, "", fault.Untrusted, "unknown authority"},
+		{"out of reach", deadEndpoint(t), "the discovery file /a", 0, "connection refused"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, conn, err := Connect(t.Context(), &Known{Cluster{Endpoints: []Endpoint{test.server}, CA: bundleOf(ca), Source: test.source}}, nil)
+			if err == nil {
+				conn.Close()
+			}
+			wantFault(t, err, test.class, test.suffix)
+			if !strings.HasSuffix(err.Error(), test.suffix) {
+				t.Errorf("the error is %q, want one that ends in %q", err, test.suffix)
+			}
+			if test.class != 0 && !strings.Contains(fault.Remedy(err), "its CA was rotated") {
+				t.Errorf("the remedy is %q", fault.Remedy(err))
+			}
+		})
+	}
+}
+
 func TestConnectionReplacesADeadOne(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	for _, protocol := range []string{"h2", "http/1.1"} {
@@ -401,6 +451,14 @@ func TestProxy(t *testing.T) {
 		conn.ProxyURL = proxy
 		wantFault(t, conn.Open(t.Context()), 0, "proxyconnect tcp")
 	})
+}
+
+func TestConnectionPings(t *testing.T) {
+	endpoint := deadEndpoint(t)
+	transport := connect(t, machineCA, endpoint).transport(t.Context(), endpoint)
+	if got, want := transport.HTTP2, (&http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}); !cmp.Equal(got, want) {
+		t.Errorf("HTTP/2 is configured as %+v, want %+v", got, want)
+	}
 }
 
 func TestConnectionDeadlines(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +79,8 @@ func open(ctx context.Context, cluster *Cluster, log *slog.Logger) (*Cluster, *C
 	return cluster, conn, nil
 }
 
-// Known is the discovery of a cluster whose CA is known beforehand: by a CA file or a discovery file on this machine.
+// Known is the discovery of a cluster whose CA is known beforehand: by a CA file or a [DiscoveryFile] of
+// this machine.
 type Known struct{ Cluster Cluster }
 
 // Discover implements [Discovery].
@@ -101,30 +101,6 @@ func ReadBundle(path string, now time.Time) (Bundle, error) {
 		return Bundle{}, fault.New(fault.Usage, remedy, "%s: %w", path, err)
 	}
 	return bundle, nil
-}
-
-// ReadDiscoveryFile reads a kubeconfig of this machine as kubeadm's --discovery-file and the kubelet's
-// --bootstrap-kubeconfig: one cluster and, if its user has one, a bearer token, which is returned too.
-func ReadDiscoveryFile(path string, now time.Time) (*Known, Secret, error) {
-	const remedy = "write a kubeconfig with one cluster: its server and certificate-authority-data"
-	data, mode, err := readFile(path, maxKubeconfig)
-	if err != nil {
-		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
-	}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return nil, Secret{}, fault.New(fault.Usage, remedy, "cannot read the discovery file: %w", err)
-	}
-	found, err := parseKubeconfig(data, dir, now)
-	if err != nil {
-		return nil, Secret{}, fault.New(fault.Usage, remedy, "the discovery file %s cannot be used: %w", path, err)
-	}
-	if !found.bearer.IsZero() {
-		if err := checkSecrecy(path, mode); err != nil {
-			return nil, Secret{}, err
-		}
-	}
-	return &Known{Cluster: found.cluster}, found.bearer, nil
 }
 
 // IsURL reports whether a --discovery-file names something to fetch.
@@ -173,12 +149,12 @@ func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
 	case answer.status != http.StatusOK:
 		return nil, fault.New(fault.Untrusted, remedy+"; redirects are not followed", "%w", answer.failure(f.String()))
 	}
-	found, err := parseKubeconfig(answer.body, "", time.Now())
+	cluster, _, err := parseKubeconfig(answer.body, "", time.Now())
 	if err != nil {
 		return nil, fault.New(fault.Untrusted, remedy, "the discovery file at %s cannot be used: %w", f, err)
 	}
-	found.cluster.Override(f.site)
-	return &found.cluster, nil
+	cluster.Override(f.site)
+	return cluster, nil
 }
 
 // orderedEndpoints returns the endpoints beginning with the one at index first.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -95,7 +97,7 @@ func TestFromURL(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if cluster.Endpoints[0].URL() != testServer || !bytes.Equal(cluster.CA.PEM(), ca.pem()) {
+			if cluster.Endpoints[0].URL() != testServer || !bytes.Equal(cluster.CA.PEM(), ca.pem()) || !cluster.Named {
 				t.Errorf("the cluster is %v", cluster)
 			}
 		})
@@ -134,20 +136,40 @@ func TestByTokenDoesNotFollowRedirects(t *testing.T) {
 	}
 }
 
-func TestReadDiscoveryFileSecrecy(t *testing.T) {
-	ca := newAuthority(t, "kubernetes")
-	bare := kubeconfigOf(testServer, bundleOf(ca))
-	withToken := strings.Replace(bare, "users: null", "users: [{name: u, user: {token: abcdef.0123456789abcdef}}]", 1)
-	if withToken == bare {
-		withToken = bare + "users: [{name: u, user: {token: abcdef.0123456789abcdef}}]\n"
+func TestDiscoveryFileSecrecy(t *testing.T) {
+	bare := kubeconfigOf(testServer, bundleOf(newAuthority(t, "kubernetes")))
+	for _, test := range []struct {
+		name      string
+		text      string
+		mode      os.FileMode
+		tokenMode os.FileMode
+		open      string // the file that must not be open; "" for success
+	}{
+		{"a token, for its owner alone", users("token: " + testTokenText)(bare), 0o600, 0o600, ""},
+		{"a token, for everybody", users("token: " + testTokenText)(bare), 0o644, 0o600, "discovery.conf"},
+		{"no token, for everybody", bare, 0o644, 0o600, ""},
+		{"a token file, for its owner alone", users("tokenFile: token")(bare), 0o644, 0o600, ""},
+		{"a token file, for everybody", users("tokenFile: token")(bare), 0o600, 0o644, "token"},
+		{"a token for everybody beside a token file", users("tokenFile: token", "token: "+testTokenText)(bare), 0o644, 0o600, "discovery.conf"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "token", testTokenText, test.tokenMode)
+			file, err := ReadDiscoveryFile(writeFile(t, dir, "discovery.conf", test.text, test.mode), time.Now())
+			if err != nil {
+				t.Fatalf("the user was looked at: %v", err)
+			}
+			_, err = file.Bearer()
+			if test.open == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantFault(t, err, fault.Usage, "the file "+filepath.Join(dir, test.open)+" holds a token and is open to every user")
+			if !strings.HasPrefix(fault.Remedy(err), "chmod 0600 ") {
+				t.Errorf("the remedy is %q", fault.Remedy(err))
+			}
+		})
 	}
-	dir := t.TempDir()
-	if _, bearer, err := ReadDiscoveryFile(writeFile(t, dir, "secret", withToken, 0o600), time.Now()); err != nil || bearer.IsZero() {
-		t.Errorf("with a token, for its owner alone: %v", err)
-	}
-	if _, _, err := ReadDiscoveryFile(writeFile(t, dir, "public", bare, 0o644), time.Now()); err != nil {
-		t.Errorf("without a token, for everybody: %v", err)
-	}
-	_, _, err := ReadDiscoveryFile(writeFile(t, dir, "leak", withToken, 0o644), time.Now())
-	wantFault(t, err, fault.Usage, "open to every user")
 }

@@ -4,7 +4,7 @@
 //
 // A [Discovery] yields a [Cluster]: API servers and the [Bundle] of CA certificates that vouches for them. There are
 // three: [ByToken] (the ConfigMap cluster-info, believed for its signature and its [Pin]s), [Known] (a CA file or a
-// discovery file of this machine) and [FromURL] (a discovery file from an https server). [Connect] runs one and
+// [DiscoveryFile] of this machine) and [FromURL] (a discovery file from an https server). [Connect] runs one and
 // returns the cluster with a [Connection] to it.
 //
 // # What it promises

@@ -24,7 +24,7 @@ func ParseEndpoint(text string) (Endpoint, error) {
 	refuse := func(format string, args ...any) (Endpoint, error) {
 		return Endpoint{}, fault.New(fault.Usage, "give the API server as HOST:PORT, for example api.example.com:6443", format, args...)
 	}
-	if tokenPattern.MatchString(strings.ToLower(strings.TrimSpace(text))) {
+	if LooksLikeToken(text) {
 		return refuse("a bootstrap token stands in the place of the API server")
 	}
 	hostport, port := text, defaultPort

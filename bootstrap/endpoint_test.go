@@ -99,7 +99,7 @@ func TestParseEndpoint(t *testing.T) {
 }
 
 func TestParseProxyURL(t *testing.T) {
-	for _, text := range []string{"http://proxy:3128", "https://proxy.example.com", "socks5://127.0.0.1:1080", "http://user:pass@proxy:3128"} {
+	for _, text := range []string{"http://proxy:3128", "socks5://127.0.0.1:1080", "http://user:pass@proxy:3128"} {
 		if u, err := ParseProxyURL(text); err != nil || u.String() != text {
 			t.Errorf("ParseProxyURL(%q) = %v, %v", text, u, err)
 		}
@@ -110,6 +110,7 @@ func TestParseProxyURL(t *testing.T) {
 	for name, text := range map[string]string{
 		"no scheme":             "proxy:3128",
 		"host alone":            "proxy",
+		"https":                 "https://proxy.example.com",
 		"ftp":                   "ftp://proxy:21",
 		"a file":                "file:///etc/passwd",
 		"no host":               "http://",

@@ -107,36 +107,36 @@ func FuzzKubeconfig(f *testing.F) {
 	}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		found, err := parseKubeconfig(data, "", now)
+		cluster, config, err := parseKubeconfig(data, "", now)
 		if err != nil {
-			if strings.ContainsAny(err.Error(), "\r\n") || found != nil {
-				t.Errorf("refused with %v, %q", found, err)
+			if strings.ContainsAny(err.Error(), "\r\n") || cluster != nil || config != nil {
+				t.Errorf("refused with %v, %q", cluster, err)
 			}
 			return
 		}
-		checkFound(t, found, now)
+		if len(config.AuthInfos) != 0 {
+			t.Error("it brought users")
+		}
+		checkCluster(t, cluster, now)
 		// What may come over the network may stand in a file as well, and says the same there.
-		local, err := parseKubeconfig(data, "/nonexistent", now)
-		if err != nil || local.cluster.Endpoints[0] != found.cluster.Endpoints[0] || string(local.cluster.CA.PEM()) != string(found.cluster.CA.PEM()) || !local.bearer.IsZero() {
+		local, _, err := parseKubeconfig(data, "/nonexistent", now)
+		if err != nil || local.Endpoints[0] != cluster.Endpoints[0] || string(local.CA.PEM()) != string(cluster.CA.PEM()) {
 			t.Errorf("as a file of this machine it is %+v, %v", local, err)
 		}
 	})
 }
 
-// checkFound checks what may be found in a kubeconfig from the network: one server over TLS, a CA, and no credential.
-func checkFound(t *testing.T, found *discovered, now time.Time) {
+// checkCluster checks what may be found in a kubeconfig from the network: one server over TLS and a CA.
+func checkCluster(t *testing.T, cluster *Cluster, now time.Time) {
 	t.Helper()
-	if !found.bearer.IsZero() {
-		t.Error("it brought a bearer token")
+	if len(cluster.Endpoints) != 1 || cluster.Endpoints[0].IsZero() {
+		t.Errorf("the endpoints are %v", cluster.Endpoints)
 	}
-	if len(found.cluster.Endpoints) != 1 || found.cluster.Endpoints[0].IsZero() {
-		t.Errorf("the endpoints are %v", found.cluster.Endpoints)
-	}
-	checkBundle(t, found.cluster.CA, now)
-	if err := CheckServerName(found.cluster.TLSServerName); err != nil {
+	checkBundle(t, cluster.CA, now)
+	if err := CheckServerName(cluster.TLSServerName); err != nil {
 		t.Error(err)
 	}
-	if proxy := found.cluster.ProxyURL; proxy != nil && proxy.Host == "" {
+	if proxy := cluster.ProxyURL; proxy != nil && proxy.Host == "" {
 		t.Errorf("the proxy is %q", proxy)
 	}
 }
@@ -182,8 +182,8 @@ func FuzzClusterInfo(f *testing.F) {
 			}
 			return
 		}
-		if found, err := parseKubeconfig([]byte(got), "", now); err == nil {
-			checkFound(t, found, now)
+		if cluster, _, err := parseKubeconfig([]byte(got), "", now); err == nil {
+			checkCluster(t, cluster, now)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -20,62 +19,56 @@ const maxKubeconfig = 1 << 20
 // breaks that YAML 1.1 knows. The decoder would read the first document and pass over the rest.
 var documentMarker = regexp.MustCompile(`[\n\r\x{85}\x{2028}\x{2029}](---|\.\.\.)`)
 
-// discovered is what a discovery kubeconfig says: a cluster, and the bearer token beside it, which only a local file
-// may carry.
-type discovered struct {
-	cluster Cluster
-	bearer  Secret
-}
-
 // parseKubeconfig reads the kubeconfig of a cluster, strictly: unknown and duplicate keys, a second cluster, a context
 // that leads nowhere and an unverified server are errors. dir is the directory that relative paths of a local file
 // start from; "" means that the text came over the network, and then paths and credentials of every kind are refused:
-// whoever wrote it must not make this machine read a file or run a program.
-func parseKubeconfig(data []byte, dir string, now time.Time) (*discovered, error) {
+// whoever wrote it must not make this machine read a file or run a program. What a local file's users are is not looked
+// at: the whole is returned for that.
+func parseKubeconfig(data []byte, dir string, now time.Time) (*Cluster, *v1.Config, error) {
 	if len(data) > maxKubeconfig {
-		return nil, fmt.Errorf("it is larger than %d bytes", maxKubeconfig)
+		return nil, nil, fmt.Errorf("it is larger than %d bytes", maxKubeconfig)
 	}
 	if documentMarker.Match(data) {
-		return nil, errors.New("it holds more than one YAML document")
+		return nil, nil, errors.New("it holds more than one YAML document")
 	}
 	var config v1.Config
 	if err := yaml.UnmarshalStrict(data, &config); err != nil {
-		return nil, fmt.Errorf("it is not a kubeconfig: %s", strings.Join(strings.Fields(err.Error()), " ")) // on one line
+		return nil, nil, fmt.Errorf("it is not a kubeconfig: %s", strings.Join(strings.Fields(err.Error()), " ")) // on one line
 	}
 	if config.Kind != "" && config.Kind != "Config" {
-		return nil, fmt.Errorf("its kind is %q, not Config", config.Kind)
+		return nil, nil, fmt.Errorf("its kind is %q, not Config", config.Kind)
 	}
 	if len(config.Clusters) != 1 {
-		return nil, fmt.Errorf("it has %d clusters instead of one", len(config.Clusters))
+		return nil, nil, fmt.Errorf("it has %d clusters instead of one", len(config.Clusters))
 	}
-	if err := checkContext(&config); err != nil {
-		return nil, err
+	if _, err := contextOf(&config); err != nil {
+		return nil, nil, err
 	}
 	cluster, err := clusterOf(&config.Clusters[0].Cluster, dir, now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	bearer, err := bearerOf(config.AuthInfos, dir)
-	if err != nil {
-		return nil, err
+	if dir == "" && len(config.AuthInfos) != 0 {
+		return nil, nil, errors.New("it has users: a kubeconfig that came over the network must not bring credentials")
 	}
-	return &discovered{cluster: *cluster, bearer: bearer}, nil
+	return cluster, &config, nil
 }
 
-func checkContext(config *v1.Config) error {
+// contextOf returns the current context, which is that of the only cluster; the zero value where there is none.
+func contextOf(config *v1.Config) (v1.Context, error) {
 	if config.CurrentContext == "" {
-		return nil
+		return v1.Context{}, nil
 	}
 	for _, c := range config.Contexts {
 		if c.Name != config.CurrentContext {
 			continue
 		}
 		if c.Context.Cluster != config.Clusters[0].Name {
-			return fmt.Errorf("its context %q names the cluster %q, which is not there", c.Name, c.Context.Cluster)
+			return v1.Context{}, fmt.Errorf("its context %q names the cluster %q, which is not there", c.Name, c.Context.Cluster)
 		}
-		return nil
+		return c.Context, nil
 	}
-	return fmt.Errorf("its current-context %q is not there", config.CurrentContext)
+	return v1.Context{}, fmt.Errorf("its current-context %q is not there", config.CurrentContext)
 }
 
 func clusterOf(entry *v1.Cluster, dir string, now time.Time) (*Cluster, error) {
@@ -94,9 +87,12 @@ func clusterOf(entry *v1.Cluster, dir string, now time.Time) (*Cluster, error) {
 		return nil, err
 	}
 	ca := entry.CertificateAuthorityData
-	if entry.CertificateAuthority != "" && (len(ca) == 0 || dir == "") { // the data wins, as everywhere in client-go
-		if ca, err = readNamed(entry.CertificateAuthority, dir, "certificate-authority"); err != nil {
-			return nil, err
+	if entry.CertificateAuthority != "" && dir == "" {
+		return nil, errors.New("its certificate-authority is a path: a kubeconfig that came over the network must not make this machine read its files")
+	}
+	if entry.CertificateAuthority != "" && len(ca) == 0 { // the data wins, as everywhere in client-go
+		if ca, _, err = readFile(resolve(entry.CertificateAuthority, dir), maxBundleBytes); err != nil {
+			return nil, fmt.Errorf("its certificate-authority: %w", err)
 		}
 	}
 	if len(ca) == 0 {
@@ -106,50 +102,13 @@ func clusterOf(entry *v1.Cluster, dir string, now time.Time) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Endpoints: []Endpoint{endpoint}, CA: bundle, TLSServerName: entry.TLSServerName, ProxyURL: proxy}, nil
+	return &Cluster{Endpoints: []Endpoint{endpoint}, CA: bundle, TLSServerName: entry.TLSServerName, ProxyURL: proxy, Named: true}, nil
 }
 
-// bearerOf returns the bearer token of the only user, if there is one.
-func bearerOf(users []v1.NamedAuthInfo, dir string) (Secret, error) {
-	if len(users) == 0 {
-		return Secret{}, nil
+// resolve returns the place of a file that a kubeconfig in dir names.
+func resolve(path, dir string) string {
+	if filepath.IsAbs(path) {
+		return path
 	}
-	if dir == "" {
-		return Secret{}, errors.New("it has users: a kubeconfig that came over the network must not bring credentials")
-	}
-	if len(users) > 1 {
-		return Secret{}, fmt.Errorf("it has %d users instead of one", len(users))
-	}
-	user := users[0].AuthInfo
-	switch {
-	case user.Exec != nil:
-		return Secret{}, errors.New("its user has an exec plugin, which is not supported")
-	case user.AuthProvider != nil:
-		return Secret{}, errors.New("its user has an auth-provider, which is not supported")
-	case user.Username != "" || user.Password != "":
-		return Secret{}, errors.New("its user has a password, which Kubernetes does not know any more")
-	case user.ClientCertificate != "" || len(user.ClientCertificateData) != 0 || user.ClientKey != "" || len(user.ClientKeyData) != 0:
-		return Secret{}, errors.New("its user has a client certificate, which is not supported")
-	case user.Impersonate != "" || user.ImpersonateUID != "" || len(user.ImpersonateGroups) != 0:
-		return Secret{}, errors.New("its user impersonates another")
-	case user.TokenFile != "":
-		data, err := readNamed(user.TokenFile, dir, "tokenFile")
-		return NewSecret(string(bytes.TrimSuffix(data, []byte("\n")))), err
-	}
-	return NewSecret(user.Token), nil
-}
-
-// readNamed reads a file that a local kubeconfig names.
-func readNamed(path, dir, field string) ([]byte, error) {
-	if dir == "" {
-		return nil, fmt.Errorf("its %s is a path: a kubeconfig that came over the network must not make this machine read its files", field)
-	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
-	data, _, err := readFile(path, maxKubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("its %s: %w", field, err)
-	}
-	return data, nil
+	return filepath.Join(dir, path)
 }

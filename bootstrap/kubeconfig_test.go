@@ -62,23 +62,39 @@ func users(lines ...string) func(string) string {
 	return replace("users:", "users:\n- name: u\n  user:\n    "+strings.Join(lines, "\n    "))
 }
 
-// kubeconfigRow is a change of a good kubeconfig and what becomes of it, from the network and in a file of this machine;
-// "" means that it is accepted.
+const credentials = "must not bring credentials"
+
+// twoUsers is a change that adds the users a and b, who have tokens of their names.
+func twoUsers(text string) string {
+	return replace("users:", "users: [{name: a, user: {token: a}}, {name: b, user: {token: b}}]")(text)
+}
+
+// inContext returns a change that makes another one and adds a current context of the user.
+func inContext(user string, change func(string) string) func(string) string {
+	return func(text string) string {
+		text = replace("contexts", `contexts: [{name: c, context: {cluster: "", user: "`+user+`"}}]`)(change(text))
+		return replace("current-context", "current-context: c")(text)
+	}
+}
+
+// kubeconfigRow is a change of a good kubeconfig and what becomes of it, from the network and in a file of this machine,
+// and of the file's user; "" means that it is accepted.
 type kubeconfigRow struct {
 	name    string
 	change  func(string) string
 	network string
 	local   string
+	user    string
 }
 
 func kubeconfigRows(tb testing.TB) []kubeconfigRow {
 	tb.Helper()
-	const (
-		credentials = "must not bring credentials"
-		paths       = "must not make this machine read its files"
-	)
+	const paths = "must not make this machine read its files"
 	both := func(name string, change func(string) string, want string) kubeconfigRow {
-		return kubeconfigRow{name, change, want, want}
+		return kubeconfigRow{name, change, want, want, ""}
+	}
+	user := func(name string, change func(string) string, want string) kubeconfigRow {
+		return kubeconfigRow{name, change, credentials, "", want}
 	}
 	rows := []kubeconfigRow{
 		both("as kubeadm writes it", func(s string) string { return s }, ""),
@@ -131,27 +147,34 @@ func kubeconfigRows(tb testing.TB) []kubeconfigRow {
 		both("a server name that is none", insert("server:", "    tls-server-name: a b"), "not a DNS name"),
 		both("a proxy that is none", insert("server:", "    proxy-url: ftp://u:"+testTokenSecret+"@proxy"), "the proxy's URL is not one"),
 
-		{"a token", users("token: " + testTokenText), credentials, ""},
-		{"a user without anything", users("{}"), credentials, ""},
-		{"a token file", users("tokenFile: good-token"), credentials, ""},
-		{"a token file outside", users("tokenFile: /dev/zero"), credentials, "its tokenFile: /dev/zero is larger than"},
-		{"a token file that is not there", users("tokenFile: absent"), credentials, "its tokenFile: open"},
-		{"a token that is a map", users("token: {" + testTokenSecret + ": " + testTokenSecret + "}"), "not a kubeconfig", "not a kubeconfig"},
-		{"a CA by path", replace("certificate-authority-data", "    certificate-authority: good-ca"), paths, ""},
-		{"a CA by path beside its data", insert("server:", "    certificate-authority: good-ca"), paths, ""},
-		{"a CA by a path that is not there", replace("certificate-authority-data", "    certificate-authority: absent"), paths, "its certificate-authority: open"},
-		{"a CA by a path without an end", replace("certificate-authority-data", "    certificate-authority: /dev/zero"), paths, "its certificate-authority: /dev/zero is larger than"},
-		{"an exec plugin", users("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, interactiveMode: Never}"), credentials, "exec plugin"},
-		{"an auth-provider", users("auth-provider: {name: oidc}"), credentials, "auth-provider"},
-		{"a password", users("username: u", "password: "+testTokenSecret), credentials, "its user has a password"},
-		{"a client certificate by path", users("client-certificate: /c", "client-key: /k"), credentials, "a client certificate"},
-		{"a client key by path", users("client-key: /k"), credentials, "a client certificate"},
-		{"a client certificate", users("client-certificate-data: AAAA"), credentials, "a client certificate"},
-		{"a client key", users("client-key-data: AAAA"), credentials, "a client certificate"},
-		{"impersonation", users("as: system:admin"), credentials, "impersonates another"},
-		{"impersonation of a UID", users("as-uid: a"), credentials, "impersonates another"},
-		{"impersonation of groups", users("as-groups: [system:masters]"), credentials, "impersonates another"},
-		{"two users", replace("users:", "users: [{name: a, user: {token: a}}, {name: b, user: {token: b}}]"), credentials, "it has 2 users"},
+		{"a token that is a map", users("token: {" + testTokenSecret + ": " + testTokenSecret + "}"), "not a kubeconfig", "not a kubeconfig", ""},
+		{"a CA by path", replace("certificate-authority-data", "    certificate-authority: good-ca"), paths, "", ""},
+		{"a CA by path beside its data", insert("server:", "    certificate-authority: good-ca"), paths, "", ""},
+		{"a CA by a path that is not there", replace("certificate-authority-data", "    certificate-authority: absent"), paths, "its certificate-authority: open", ""},
+		{"a CA by a path without an end", replace("certificate-authority-data", "    certificate-authority: /dev/zero"), paths, "its certificate-authority: /dev/zero is larger than", ""},
+
+		user("a token", users("token: "+testTokenText), ""),
+		user("a token with a line break", users(`token: "`+testTokenText+`\n"`), "its token is not a bearer token"),
+		user("a user without anything", users("{}"), ""),
+		user("a token file", users("tokenFile: good-token"), ""),
+		user("a token file outside", users("tokenFile: /dev/zero"), "its tokenFile: /dev/zero is larger than"),
+		user("a token file that is not there", users("tokenFile: absent"), "its tokenFile: open"),
+		user("an exec plugin", users("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, interactiveMode: Never}"), "it has an exec plugin"),
+		user("an auth-provider", users("auth-provider: {name: oidc}"), "it has an auth-provider"),
+		user("a password", users("username: u", "password: "+testTokenSecret), "it has a password"),
+		user("a client certificate by path", users("client-certificate: /c", "client-key: /k"), "it has a client certificate"),
+		user("a client key by path", users("client-key: /k"), "it has a client certificate"),
+		user("a client certificate", users("client-certificate-data: AAAA"), "it has a client certificate"),
+		user("a client key", users("client-key-data: AAAA"), "it has a client certificate"),
+		user("impersonation", users("as: system:admin"), "it impersonates another"),
+		user("impersonation of a UID", users("as-uid: a"), "it impersonates another"),
+		user("impersonation of groups", users("as-groups: [system:masters]"), "it impersonates another"),
+		user("impersonation of more", users("as-user-extra: {a: [b]}"), "it impersonates another"),
+		user("two users", twoUsers, "there are 2, and no current context says which"),
+		user("two users and a context", inContext("b", twoUsers), ""),
+		user("two users and a context of neither", inContext("", twoUsers), "there are 2, and no current context says which"),
+		user("a context of a user who is not there", inContext("c", twoUsers), `the current context names "c", which is not there`),
+		both("a context of a user where there are none", inContext("c", func(s string) string { return s }), ""),
 	}
 	return rows
 }
@@ -174,7 +197,7 @@ func TestKubeconfig(t *testing.T) {
 	good := kubeconfigOf(testServer, bundleOf(ca))
 	for _, row := range kubeconfigRows(t) {
 		data := []byte(row.change(good))
-		check := func(t *testing.T, found *discovered, err error, want string) {
+		check := func(t *testing.T, cluster *Cluster, err error, want string) {
 			t.Helper()
 			if want != "" {
 				if err == nil {
@@ -186,24 +209,41 @@ func TestKubeconfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := found.cluster.Endpoints; len(got) != 1 || got[0].URL() != testServer {
+			if got := cluster.Endpoints; len(got) != 1 || got[0].URL() != testServer {
 				t.Errorf("the endpoints are %v", got)
 			}
-			if found.cluster.CA.IsZero() {
-				t.Error("no CA")
+			if cluster.CA.IsZero() || !cluster.Named {
+				t.Errorf("the CA is %s, the endpoint the cluster's own word: %t", cluster.CA, cluster.Named)
 			}
 		}
 		t.Run(row.name+"/network", func(t *testing.T) {
-			found, err := parseKubeconfig(data, "", time.Now())
-			check(t, found, err, row.network)
-			if err == nil && !found.bearer.IsZero() {
-				t.Error("it brought a bearer token")
+			cluster, config, err := parseKubeconfig(data, "", time.Now())
+			check(t, cluster, err, row.network)
+			if err == nil && len(config.AuthInfos) != 0 {
+				t.Error("it brought users")
 			}
 		})
 		t.Run(row.name+"/local", func(t *testing.T) {
-			found, err := parseKubeconfig(data, dir, time.Now())
-			check(t, found, err, row.local)
+			cluster, _, err := parseKubeconfig(data, dir, time.Now())
+			check(t, cluster, err, row.local)
 		})
+		if row.network == credentials {
+			t.Run(row.name+"/user", func(t *testing.T) {
+				path := writeFile(t, dir, "discovery.conf", string(data), 0o600)
+				file, err := ReadDiscoveryFile(path, time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if bearer, err := file.Bearer(); row.user != "" {
+					wantFault(t, err, fault.Usage, "the user of the discovery file "+path+" cannot be used: "+row.user)
+					if !bearer.IsZero() {
+						t.Error("a bearer token came with the error")
+					}
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 
@@ -211,7 +251,7 @@ func TestReadDiscoveryFile(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	dir := t.TempDir()
 	writeFile(t, dir, "ca.crt", string(ca.pem()), 0o644)
-	writeFile(t, dir, "token", testTokenText+"\n", 0o600)
+	writeFile(t, dir, "token", "\t"+testTokenText+" \r\n\n", 0o600)
 	good := kubeconfigOf(testServer, bundleOf(ca))
 	for _, test := range []struct {
 		name   string
@@ -219,38 +259,73 @@ func TestReadDiscoveryFile(t *testing.T) {
 		bearer Secret
 	}{
 		{"no user", func(s string) string { return s }, Secret{}},
+		{"a user without anything", users("{}"), Secret{}},
 		{"a token", users("token: " + testTokenText), NewSecret(testTokenText)},
 		{"a token file", users("tokenFile: token"), NewSecret(testTokenText)},
+		{"a token file by its whole path", users("tokenFile: " + dir + "/token"), NewSecret(testTokenText)},
+		{"a token file and a token", users("tokenFile: token", "token: a"), NewSecret(testTokenText)},
+		{"the user of the context", inContext("b", twoUsers), NewSecret("b")},
+		{"the only user, whom the context does not name", inContext("", users("token: a")), NewSecret("a")},
 		{"a CA file beside it", replace("certificate-authority-data", "    certificate-authority: ca.crt"), Secret{}},
 		{"a CA file by its whole path", replace("certificate-authority-data", "    certificate-authority: "+dir+"/ca.crt"), Secret{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, dir, "discovery.conf", test.change(good), 0o600)
-			known, bearer, err := ReadDiscoveryFile(path, time.Now())
+			file, err := ReadDiscoveryFile(path, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
-			cluster, err := known.Discover(t.Context())
-			if err != nil || len(cluster.Endpoints) != 1 || cluster.Endpoints[0].URL() != testServer || string(cluster.CA.PEM()) != string(ca.pem()) {
-				t.Errorf("the cluster is %v, %v", cluster, err)
+			cluster := file.Cluster
+			if len(cluster.Endpoints) != 1 || cluster.Endpoints[0].URL() != testServer || string(cluster.CA.PEM()) != string(ca.pem()) {
+				t.Errorf("the cluster is %v", cluster)
 			}
-			if bearer != test.bearer {
-				t.Errorf("the bearer is %q, want %q", bearer.Reveal(), test.bearer.Reveal())
+			if !cluster.Named || cluster.Source != "the discovery file "+path {
+				t.Errorf("named: %t, source: %q", cluster.Named, cluster.Source)
 			}
-			if known.Candidate() != nil {
-				t.Error("it has candidates, though it needs no round trip")
+			if bearer, err := file.Bearer(); bearer != test.bearer || err != nil {
+				t.Errorf("the bearer is %q, %v, want %q", bearer.Reveal(), err, test.bearer.Reveal())
 			}
 		})
 	}
 	for name, path := range map[string]string{"missing": dir + "/absent", "a directory": dir, "without an end": "/dev/zero", "empty": "/dev/null"} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := ReadDiscoveryFile(path, time.Now())
+			_, err := ReadDiscoveryFile(path, time.Now())
 			wantFault(t, err, fault.Usage, "discovery file")
 		})
 	}
 	t.Run("a mistake", func(t *testing.T) {
 		path := writeFile(t, dir, "discovery.conf", users("token: "+testTokenText, "tokn: "+testTokenText)(good), 0o600)
-		_, _, err := ReadDiscoveryFile(path, time.Now())
+		_, err := ReadDiscoveryFile(path, time.Now())
 		wantFault(t, err, fault.Usage, path+` cannot be used: it is not a kubeconfig: `)
 	})
+}
+
+func TestDiscoveryFileOfABadTokenFile(t *testing.T) {
+	for name, test := range map[string]struct{ content, want string }{
+		"empty":             {"", "token is empty"},
+		"white space":       {" \n\t", "token is empty"},
+		"two lines":         {testTokenText + "\n" + testTokenText, "token is not a bearer token"},
+		"a space inside":    {"Bearer " + testTokenText, "token is not a bearer token"},
+		"a control":         {testTokenText + "\x7f" + testTokenText, "token is not a bearer token"},
+		"beyond ASCII":      {testTokenText + "\u00e4", "token is not a bearer token"},
+		"not even UTF-8":    {testTokenText + "\xff", "token is not a bearer token"},
+		"a byte-order mark": {"\ufeff" + testTokenText, "token is not a bearer token"},
+		"NUL":               {"\x00", "token is not a bearer token"},
+		"too large":         {strings.Repeat("a", maxTokenFile+1), "token is larger than 65536 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, dir, "token", test.content, 0o600)
+			path := writeFile(t, dir, "discovery.conf", users("tokenFile: token")(kubeconfigOf(testServer, bundleOf(machineCA))), 0o600)
+			file, err := ReadDiscoveryFile(path, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = file.Bearer()
+			wantFault(t, err, fault.Usage, test.want)
+			if !strings.Contains(err.Error(), path) {
+				t.Errorf("the discovery file is not named: %v", err)
+			}
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -24,15 +25,17 @@ type holder struct {
 	Credential *BearerToken
 	unexported Secret
 	nested     struct{ secret Secret }
-	found      *discovered
+	file       *DiscoveryFile
 	private    any
 }
 
 func TestSecretIsNeverPrinted(t *testing.T) {
 	secret := testToken.Secret
+	config := &v1.Config{AuthInfos: []v1.NamedAuthInfo{{AuthInfo: v1.AuthInfo{Token: testTokenSecret}}}}
+	file := DiscoveryFile{config: func() *v1.Config { return config }}
 	full := holder{
 		Exported: secret, Pointer: &secret, List: []Secret{secret}, Map: map[string]Secret{"a": secret}, Key: map[Secret]bool{secret: true},
-		Any: secret, Token: testToken, Credential: testToken.Credential(), unexported: secret, found: &discovered{bearer: secret}, private: secret,
+		Any: secret, Token: testToken, Credential: testToken.Credential(), unexported: secret, file: &file, private: secret,
 	}
 	full.nested.secret = secret
 	values := map[string]any{
@@ -47,7 +50,8 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 		"a struct":             full,
 		"a pointer to one too": &full,
 		"unexported fields":    struct{ a, b any }{secret, testToken},
-		"what discovery found": discovered{bearer: secret},
+		"a discovery file":     file,
+		"one by its address":   &file,
 		"an error":             fmt.Errorf("refused: %w", fmt.Errorf("%v: %w", testToken, errors.New(secret.String()))),
 	}
 	printers := map[string]func(any) string{

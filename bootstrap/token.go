@@ -54,6 +54,12 @@ func tokenMistake(text string) string {
 	}
 }
 
+// LooksLikeToken reports whether text is a bootstrap token but for white space around it and its case: where something
+// else belongs, it must not be repeated.
+func LooksLikeToken(text string) bool {
+	return tokenPattern.MatchString(strings.ToLower(strings.TrimSpace(text)))
+}
+
 // String returns the token's ID and not its secret.
 func (t Token) String() string { return t.ID + "." + redacted }
 

@@ -49,6 +49,17 @@ var badTokens = []struct{ name, text, want string }{
 	{"the bearer header", "Bearer " + testTokenText, "white space"},
 }
 
+func TestLooksLikeToken(t *testing.T) {
+	for text, want := range map[string]bool{
+		testTokenText: true, " " + testTokenText + "\r\n": true, strings.ToUpper(testTokenText): true,
+		"": false, "worker-1": false, testTokenText + ":6443": false, testTokenText + ".example.com": false, testTokenSecret: false, "/" + testTokenText: false,
+	} {
+		if got := LooksLikeToken(text); got != want {
+			t.Errorf("LooksLikeToken(%q) = %t", text, got)
+		}
+	}
+}
+
 func TestParseToken(t *testing.T) {
 	for name, text := range goodTokens {
 		t.Run(name, func(t *testing.T) {

@@ -2,7 +2,6 @@ package csr
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -91,8 +90,8 @@ func (f *follower) next(ctx context.Context) (*certificates.CertificateSigningRe
 			if !ok || object.Name != f.name {
 				continue
 			}
-			if event.Type == watch.Deleted {
-				return nil, fmt.Errorf("%w: %s was deleted", ErrGone, f.name)
+			if event.Type == watch.Deleted { // it, or one of the name that was there before: ask
+				return f.client.get(ctx, f.name)
 			}
 			f.version = object.ResourceVersion
 			return object, nil

@@ -263,39 +263,63 @@ func TestWatchEvents(t *testing.T) {
 		issue(o)
 		o.Name = "node-csr-other"
 	}
+	earlier := func(o *certificates.CertificateSigningRequest) {
+		issue(o)
+		o.UID = "uid-0"
+	}
 	for _, test := range []struct {
 		name   string
 		stream func(s *stage, w io.Writer)
 		is     error
 		class  fault.Class
 		want   string
+		gone   bool                                          // a read finds nothing
+		now    func(*certificates.CertificateSigningRequest) // or the object, changed
 	}{
-		{"issued", func(s *stage, w io.Writer) { s.event(w, "ADDED", nil); s.event(w, "MODIFIED", issue) }, nil, 0, ""},
+		{"issued", func(s *stage, w io.Writer) { s.event(w, "ADDED", nil); s.event(w, "MODIFIED", issue) }, nil, 0, "", false, nil},
 		{"another's first", func(s *stage, w io.Writer) {
 			s.event(w, "ADDED", other)
 			s.event(w, "DELETED", other)
 			s.event(w, "ADDED", issue)
-		}, nil, 0, ""},
+		}, nil, 0, "", false, nil},
 		{"a bookmark first", func(s *stage, w io.Writer) {
 			_, _ = io.WriteString(w, `{"type":"BOOKMARK","object":{"kind":"CertificateSigningRequest","apiVersion":"certificates.k8s.io/v1","metadata":{"resourceVersion":"9"}}}`+"\n")
 			s.event(w, "MODIFIED", issue)
-		}, nil, 0, ""},
-		{"deleted", func(s *stage, w io.Writer) { s.event(w, "DELETED", nil) }, ErrGone, 0, "was deleted"},
-		{"deleted after it was issued", func(s *stage, w io.Writer) { s.event(w, "DELETED", issue) }, ErrGone, 0, "was deleted"},
-		{"another UID", func(s *stage, w io.Writer) {
-			s.event(w, "ADDED", func(o *certificates.CertificateSigningRequest) { issue(o); o.UID = "uid-2" })
-		}, ErrReplaced, fault.Untrusted, "was replaced by another object of that name"},
+		}, nil, 0, "", false, nil},
+		{"deleted", func(s *stage, w io.Writer) { s.event(w, "DELETED", nil) }, ErrGone, 0, "was deleted", true, nil},
+		{"deleted after it was issued", func(s *stage, w io.Writer) { s.event(w, "DELETED", issue) }, ErrGone, 0, "was deleted", true, nil},
+		{"deleted before ours was made", func(s *stage, w io.Writer) {
+			s.event(w, "DELETED", earlier)
+			s.event(w, "MODIFIED", issue)
+		}, nil, 0, "", false, nil},
+		{"there before ours was made", func(s *stage, w io.Writer) {
+			s.event(w, "ADDED", earlier)
+			s.event(w, "MODIFIED", issue)
+		}, nil, 0, "", false, nil},
+		{
+			"another UID", func(s *stage, w io.Writer) { s.event(w, "ADDED", earlier) },
+			ErrReplaced, fault.Untrusted, "was replaced by another object of that name", false, earlier,
+		},
 		{"another request", func(s *stage, w io.Writer) {
 			s.event(w, "MODIFIED", func(o *certificates.CertificateSigningRequest) {
 				issue(o)
 				asking(t, keyOf(t, "other"))(o)
 			})
-		}, ErrReplaced, fault.Untrusted, "has the key another's"},
+		}, ErrReplaced, fault.Untrusted, "has the key another's", false, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newStage()
 				s.watch = func(int, string) reply { return reply{stream: func(w *io.PipeWriter) { test.stream(s, w) }} }
+				s.get = func(int) *answer {
+					if test.gone {
+						return &answer{code: 404, body: status("NotFound", "x")}
+					}
+					if test.now != nil {
+						test.now(s.object)
+					}
+					return nil
+				}
 				chain, err := s.obtain(t)
 				if test.is == nil {
 					if err != nil || chain != "chain" {

@@ -20,6 +20,9 @@ import (
 // ErrClock is wrapped in a refusal for the certificate's dates: by another clock it might pass.
 var ErrClock = errors.New("the certificate's dates do not fit this machine's clock")
 
+// ErrExpired is wrapped beside ErrClock where the certificate has expired: if the clock is right, its request has ended.
+var ErrExpired = errors.New("it expired")
+
 // Issued is a certificate that passed the gate.
 type Issued struct {
 	Leaf  *x509.Certificate
@@ -151,7 +154,7 @@ func checkDates(leaf *x509.Certificate, now time.Time) error {
 	case now.Before(leaf.NotBefore):
 		return fmt.Errorf("%w: it becomes valid in %s (%s)", ErrClock, leaf.NotBefore.Sub(now).Round(time.Second), leaf.NotBefore.UTC().Format(time.RFC3339))
 	case !now.Before(leaf.NotAfter):
-		return fmt.Errorf("%w: it expired %s ago (%s)", ErrClock, now.Sub(leaf.NotAfter).Round(time.Second), leaf.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%w: %w %s ago (%s)", ErrClock, ErrExpired, now.Sub(leaf.NotAfter).Round(time.Second), leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package csr
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,6 +61,17 @@ func GenerateKey(algorithm Algorithm) (crypto.Signer, error) {
 		return nil, fmt.Errorf("a key of type %T cannot sign", key)
 	}
 	return signer, nil
+}
+
+// algorithmOf returns the algorithm that a key is of, or "" for one that is not known.
+func algorithmOf(key crypto.Signer) Algorithm {
+	switch public := key.Public().(type) {
+	case *ecdsa.PublicKey:
+		return Algorithm("ECDSA-" + strings.ReplaceAll(public.Params().Name, "-", ""))
+	case *rsa.PublicKey:
+		return Algorithm(fmt.Sprintf("RSA-%d", public.Size()*8))
+	}
+	return ""
 }
 
 // MarshalKey returns the key as PEM, in the form that the kubelet writes (SEC 1 for ECDSA, PKCS #1 for RSA).

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
@@ -51,6 +52,37 @@ func NewRequest(t Template, key crypto.Signer) (*Request, error) {
 		return nil, err
 	}
 	return &Request{Template: t, Key: key, Name: name, pkcs10: pkcs10}, nil
+}
+
+// ErrOtherWish says that a request for something else is under way.
+var ErrOtherWish = errors.New("a request for something else is under way")
+
+// MarshalPending returns what must be kept to go on with the request after a crash: its name and its key, in PEM.
+func (r *Request) MarshalPending() ([]byte, error) {
+	key, err := MarshalKey(r.Key)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(r.Name+"\n"), key...), nil
+}
+
+// ResumeRequest returns the request that MarshalPending has kept, if it asks for what the template asks for with a key
+// of the algorithm: else the error wraps [ErrOtherWish], since a second request beside one that lives could be approved
+// in its place.
+func ResumeRequest(data []byte, t Template, algorithm Algorithm) (*Request, error) {
+	name, _, _ := strings.Cut(string(data), "\n")
+	key, err := ParseKey(data)
+	if err != nil {
+		return nil, err
+	}
+	r, err := NewRequest(t, key)
+	if err != nil {
+		return nil, err
+	}
+	if r.Name != name || algorithmOf(key) != algorithm {
+		return nil, fault.New(fault.Usage, "repeat the flags of the run that made it (--node-name, --lifetime, --key-algorithm), or give it up with --force", "%w: %s", ErrOtherWish, name)
+	}
+	return r, nil
 }
 
 // object returns the API object to be created.
@@ -198,6 +230,11 @@ func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) 
 	uid := object.UID
 	var last Progress
 	for {
+		if object.UID != uid { // a watch may begin with what was there before: ask
+			if object, err = c.get(ctx, r.Name); err != nil {
+				return nil, err
+			}
+		}
 		if object.UID != uid {
 			return nil, fault.New(fault.Untrusted, "find out who replaced it: kubectl describe csr "+r.Name+"; the next run makes a new request",
 				"%w: %s was replaced by another object of that name", ErrReplaced, r.Name)
