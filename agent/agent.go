@@ -14,10 +14,10 @@ import (
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
-// unauthorizedLimit is how many times, each over a connection of its own and with no better answer in between, an API
-// server must say 401 until a credential is taken for dead: one may come from a balancer, or from a server that has not
-// seen a new token yet.
-const unauthorizedLimit = 3
+// refusalLimit is how many times, each over a connection of its own and with no better answer in between, an API server
+// must say 401 or 403 until that is believed: one may come from a balancer, or from a server that is just starting and
+// has seen neither the token nor the roles yet.
+const refusalLimit = 3
 
 // Notice is what the agent does or waits for, for a person.
 type Notice struct {
@@ -48,14 +48,15 @@ type Agent struct {
 	store  *rotate.Store
 	log    *slog.Logger
 
-	node         string // its name
-	forced       bool   // the operator's wish for a new certificate is still to be fulfilled
-	freshKey     bool   // and it wants a new key, whatever request is under way
-	unsent       bool   // the pending key was made by this run and no request was sent for it
-	joined       bool   // this run obtained a certificate
-	dead         string // fingerprint of a certificate that the API server does not know any more
-	unauthorized int    // 401 answers since the credential was last accepted
-	waiting      *csr.Progress
+	node     string // its name
+	forced   bool   // the operator's wish for a new certificate is still to be fulfilled
+	freshKey bool   // and it wants a new key, whatever request is under way
+	unsent   bool   // the pending key was made by this run and no request was sent for it
+	joined   bool   // this run obtained a certificate
+	dead     string // fingerprint of a certificate that the API server does not know any more
+	refusals int    // answers 401 and 403 since the credential was last accepted
+	expired  bool   // a certificate was issued that had expired already
+	waiting  *csr.Progress
 }
 
 // New returns an agent. Nothing is read or written yet.
@@ -77,6 +78,8 @@ func (a *Agent) Join(ctx context.Context) (*Identity, error) {
 		return nil, err
 	}
 	if a.isProven(disk) {
+		a.comparePins(disk)
+		a.removeUsedToken()
 		return a.identity(disk), nil
 	}
 	if err := a.missingInput(disk); err != nil {
@@ -104,27 +107,51 @@ func (a *Agent) retreat() error {
 	return nil
 }
 
-// missingInput returns what the operator must still say before this machine can go on.
+// missingInput returns what the operator must still say before this machine can go on, and why that is needed.
 func (a *Agent) missingInput(disk *rotate.Disk) error {
-	reason, _ := rotate.WhyReplace(disk, a.node, time.Now())
+	reason, message := rotate.WhyReplace(disk, a.node, time.Now())
 	switch {
-	case reason != "" || a.forced:
+	case a.forced || reason == rotate.Missing:
 		return a.config.missing()
+	case reason != "":
+		return needed(message, a.config.missing())
 	case !disk.Whole():
-		return a.config.discoveryErr // only the kubeconfig is to be made, which takes no credential
+		return needed("the kubeconfig is missing or damaged", a.config.discoveryErr) // only that is to be made, which takes no credential
 	}
 	return nil // only to be proven
+}
+
+// needed puts the reason before what is missing.
+func needed(reason string, missing error) error {
+	if missing == nil {
+		return nil
+	}
+	return fault.New(fault.ClassOf(missing), fault.Remedy(missing), "%s, and %w", reason, missing)
+}
+
+// comparePins tells an operator who asks a machine that has joined to join another cluster that nothing was done.
+func (a *Agent) comparePins(disk *rotate.Disk) {
+	ca, err := bootstrap.ParseBundle(disk.Kubeconfig.CA, time.Now())
+	if err == nil && len(a.config.pins) != 0 && ca.Pinned(a.config.pins).IsZero() {
+		a.tell(Notice{Text: "none of the CA hashes that were given is of the cluster that this machine has joined", Remedy: "to join another cluster: nodejoin join --force ..."})
+	}
 }
 
 // settleName decides which node this machine is. The name that it joined with wins over the host's, which may have
 // changed; a name that the operator gave must fit.
 func (a *Agent) settleName(disk *rotate.Disk) error {
+	if errors.Is(disk.KubeconfigErr, rotate.ErrUnmanaged) && !a.forced {
+		return fault.New(fault.Files, "move it away to make this machine a node by certificate, or replace it with --force", "somebody else keeps this machine's identity: %w", disk.KubeconfigErr)
+	}
 	if disk.Pair == nil {
 		return nil
 	}
 	joined := disk.Pair.NodeName()
 	switch {
-	case joined == "" || joined == a.node || a.config.named && a.forced:
+	case joined == a.node || a.config.named && a.forced:
+	case joined == "" && a.forced:
+	case joined == "":
+		return fault.New(fault.Files, "move it away, or replace it with --force", "the certificate in %s is of %q, which is no node", disk.PairPath, disk.Pair.Leaf.Subject)
 	case a.config.named:
 		return fault.New(fault.Files, "leave --node-name out to keep it, or become the other node with --force",
 			"this machine is the node %q already, and is asked to become %q", joined, a.node)
@@ -154,7 +181,7 @@ func (a *Agent) untilJoined(ctx context.Context) (*Identity, error) {
 		if ctx.Err() != nil {
 			break
 		}
-		last = err
+		last, a.waiting = err, nil // what a request waited for before that is not why it is late
 		a.log.Debug("attempt failed", "err", err)
 		a.tell(Notice{Text: err.Error(), Waiting: true})
 		if pause.wait(ctx, err) != nil {
@@ -174,7 +201,7 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 	case w == nil && last == nil:
 		return fault.New(fault.Unexpected, "look at the network, or wait longer with --timeout", "not joined after %s: the API server did not answer in time", a.config.timeout)
 	case w == nil:
-		return fault.New(fault.Unexpected, "mend that and run it again, or wait longer with --timeout", "not joined after %s: %w", a.config.timeout, last)
+		return fault.New(fault.Unexpected, "mend that and run it again (it goes on where it stopped), or wait longer with --timeout", "not joined after %s: %w", a.config.timeout, last)
 	case w.Approved:
 		return fault.New(fault.Unapproved, "look at the kube-controller-manager's log (its csrsigning controller); the request is kept for the next run",
 			"the request %s is approved, but was not signed within %s", w.Name, a.config.timeout)
@@ -194,11 +221,14 @@ func (a *Agent) pass(ctx context.Context) (*Identity, error) {
 	case a.forced:
 		message = "a new certificate is asked for"
 	case reason == "" && disk.Pair.Fingerprint() == a.dead:
-		message = "the API server does not know the certificate on disk any more"
+		message = fmt.Sprintf("the API server does not accept this node's certificate (serial %s)", disk.Pair.Leaf.SerialNumber.Text(16))
 	case reason == "":
 		return a.prove(ctx, disk)
 	}
 	a.log.Info("a certificate is needed", "node", a.node, "reason", reason, "message", message)
+	if err := needed(message, a.config.missing()); err != nil {
+		return nil, err
+	}
 	if err := a.obtain(ctx, disk); err != nil {
 		return nil, err
 	}
@@ -240,16 +270,21 @@ func (a *Agent) letGo() error {
 	if err := a.store.DropPendingKey(); err != nil {
 		return err
 	}
+	a.removeUsedToken()
+	return nil
+}
+
+func (a *Agent) removeUsedToken() {
 	if a.config.usedUp == "" {
-		return nil
+		return
 	}
 	if err := os.Remove(a.config.usedUp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		a.tell(Notice{Text: fmt.Sprintf("the used token could not be removed: %v", err), Remedy: "rm " + a.config.usedUp})
 	}
-	return nil
 }
 
-// repairKubeconfig makes the kubeconfig and the CA bundle for a pair that is there.
+// repairKubeconfig makes the kubeconfig and the CA bundle for a pair that is there, once that has authenticated to the
+// cluster that they will name.
 func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 	if err := a.config.discoveryErr; err != nil {
 		return err
@@ -259,11 +294,21 @@ func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 		return err
 	}
 	defer conn.Close()
-	return a.store.CommitKubeconfig(kubeconfigOf(cluster, conn.Endpoint(), disk.Pair))
+	if _, err := a.authenticate(ctx, cluster, disk.Pair); err != nil {
+		a.markDead(disk.Pair, err)
+		return err
+	}
+	return a.store.CommitKubeconfig(kubeconfigOf(cluster, conn, disk.Pair))
 }
 
-func kubeconfigOf(cluster *bootstrap.Cluster, endpoint bootstrap.Endpoint, pair *rotate.KeyPair) *rotate.Kubeconfig {
-	k := &rotate.Kubeconfig{Server: endpoint.URL(), TLSServerName: cluster.TLSServerName, CA: cluster.CA.PEM(), Pair: pair}
+// kubeconfigOf returns the kubeconfig for a pair: its server is the one that the cluster names, and where the operator
+// listed several, the one in use.
+func kubeconfigOf(cluster *bootstrap.Cluster, conn *bootstrap.Connection, pair *rotate.KeyPair) *rotate.Kubeconfig {
+	server := conn.Endpoint()
+	if cluster.Named {
+		server = cluster.Endpoints[0]
+	}
+	k := &rotate.Kubeconfig{Server: server.URL(), TLSServerName: cluster.TLSServerName, CA: cluster.CA.PEM(), Pair: pair}
 	if cluster.ProxyURL != nil {
 		k.ProxyURL = cluster.ProxyURL.String()
 	}
@@ -273,7 +318,7 @@ func kubeconfigOf(cluster *bootstrap.Cluster, endpoint bootstrap.Endpoint, pair 
 func (a *Agent) identity(disk *rotate.Disk) *Identity {
 	leaf := disk.Pair.Leaf
 	return &Identity{
-		Node: a.node, Server: disk.Kubeconfig.Server, Kubeconfig: a.config.paths.Kubeconfig, Certificate: a.store.CurrentPath(),
+		Node: a.node, Server: disk.Kubeconfig.Server, Kubeconfig: a.config.paths.Kubeconfig, Certificate: disk.PairPath,
 		Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), Joined: a.joined,
 	}
 }

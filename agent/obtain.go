@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"time"
@@ -19,15 +18,12 @@ type application struct {
 	cluster *bootstrap.Cluster
 	conn    *bootstrap.Connection
 	request *csr.Request
-	key     []byte // of request, PEM
+	unsaved []byte // what must be durable before the request is sent, and is not yet
 }
 
 // obtain gets a certificate and commits it. What does not depend on an answer of the network is done while that is
 // awaited: the key is made durable during the discovery, and the files around the certificate while the request waits.
 func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
-	if err := a.config.missing(); err != nil {
-		return err
-	}
 	app := application{disk: disk}
 	prepared := make(chan error, 1)
 	go func() { prepared <- a.prepareRequest(&app) }()
@@ -44,20 +40,35 @@ func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
 	app.cluster, app.conn = cluster, conn
 	a.log.Info("the cluster is verified", "endpoint", conn.Endpoint().String(), "ca", cluster.CA.String())
 	a.tell(Notice{Text: fmt.Sprintf("the API server %s is verified by %s", conn.Endpoint(), cluster.CA.Subjects())})
-
-	type stagedFiles struct {
-		*rotate.Staged
-		err error
+	if app.unsaved != nil {
+		if err := a.savePending(app.unsaved); err != nil {
+			return err
+		}
 	}
-	staging := make(chan stagedFiles, 1)
+	if err := a.applyAndCommit(ctx, &app); err != nil {
+		return err
+	}
+	a.forced, a.dead, a.joined = false, "", true
+	return nil
+}
+
+// applyAndCommit gets a certificate that may become the identity, and makes it that. Where the files around it cannot
+// be written there is no use in waiting for it.
+func (a *Agent) applyAndCommit(ctx context.Context, app *application) error {
+	waiting, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	staging := make(chan *rotate.Staged, 1)
 	go func() {
-		files, err := a.store.Stage(kubeconfigOf(cluster, conn.Endpoint(), nil))
-		staging <- stagedFiles{files, err}
+		staged, err := a.store.Stage(kubeconfigOf(app.cluster, app.conn, nil))
+		if err != nil {
+			giveUp(err)
+		}
+		staging <- staged
 	}()
-	pair, err := a.apply(ctx, &app)
+	pair, err := a.apply(waiting, app)
 	staged := <-staging
-	if staged.err != nil {
-		return errors.Join(staged.err, err)
+	if staged == nil {
+		return context.Cause(waiting)
 	}
 	if err == nil {
 		err = staged.Commit(pair, time.Now())
@@ -65,50 +76,52 @@ func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
 	if err := errors.Join(err, staged.Discard()); err != nil {
 		return err
 	}
-	a.forced, a.dead, a.joined, a.waiting = false, "", true, nil
 	a.log.Info("the identity is on disk", "node", a.node, "until", pair.Leaf.NotAfter)
 	return nil
 }
 
-// prepareRequest makes the request with the key of the one that is under way, or with a new key, durable.
+// prepareRequest makes the request: the one that is under way, or a new one with a new key. The key is durable when it
+// returns, unless it would take the place of another: then nothing is written until the cluster has been found.
 func (a *Agent) prepareRequest(app *application) error {
-	signer, err := a.pendingKey(app.disk)
+	template := csr.KubeletClient(a.node, a.config.lifetime)
+	if len(app.disk.PendingKey) != 0 && !a.freshKey {
+		request, err := csr.ResumeRequest(app.disk.PendingKey, template, a.config.algorithm)
+		if err == nil || fault.IsFinal(err) {
+			app.request = request
+			return err
+		}
+		aside, err := a.store.SetAsidePendingKey()
+		if err != nil {
+			return err
+		}
+		app.disk.PendingKey = nil
+		a.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
+	}
+	key, err := csr.GenerateKey(a.config.algorithm)
 	if err != nil {
 		return err
 	}
-	if signer != nil {
-		app.key = app.disk.PendingKey
-	} else {
-		if signer, err = csr.GenerateKey(a.config.algorithm); err != nil {
-			return err
-		}
-		if app.key, err = csr.MarshalKey(signer); err != nil {
-			return err
-		}
-		if err := a.store.SavePendingKey(app.key); err != nil {
-			return err
-		}
-		a.freshKey, a.unsent = false, true
+	if app.request, err = csr.NewRequest(template, key); err != nil {
+		return err
 	}
-	app.request, err = csr.NewRequest(csr.KubeletClient(a.node, a.config.lifetime), signer)
-	return err
+	pending, err := app.request.MarshalPending()
+	if err != nil {
+		return err
+	}
+	if len(app.disk.PendingKey) != 0 {
+		app.unsaved = pending
+		return nil
+	}
+	return a.savePending(pending)
 }
 
-// pendingKey returns the key of the request that is under way, or nil where there is none to go on with.
-func (a *Agent) pendingKey(disk *rotate.Disk) (crypto.Signer, error) {
-	if len(disk.PendingKey) == 0 || a.freshKey {
-		return nil, nil
+// savePending makes a new request durable.
+func (a *Agent) savePending(pending []byte) error {
+	if err := a.store.SavePendingKey(pending); err != nil {
+		return err
 	}
-	signer, damaged := csr.ParseKey(disk.PendingKey)
-	if damaged == nil {
-		return signer, nil
-	}
-	aside, err := a.store.SetAsidePendingKey()
-	if err != nil {
-		return nil, err
-	}
-	a.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
-	return nil, nil
+	a.freshKey, a.unsent = false, true
+	return nil
 }
 
 // apply gets a certificate that may become the identity.
@@ -117,6 +130,7 @@ func (a *Agent) apply(ctx context.Context, app *application) (*rotate.KeyPair, e
 	if err != nil {
 		return nil, err
 	}
+	a.waiting = nil
 	return a.admit(ctx, app, chain)
 }
 
@@ -130,12 +144,15 @@ func (a *Agent) submit(ctx context.Context, app *application) ([]byte, error) {
 	chain, err := client.Obtain(ctx, app.request, a.reportProgress)
 	switch {
 	case errors.Is(err, csr.ErrUnauthorized):
-		if a.unauthorized++; a.unauthorized >= unauthorizedLimit {
+		if a.refusals++; a.refusals >= refusalLimit {
 			return nil, fault.New(fault.Refused, a.config.credential.Remedy(), "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)",
 				app.conn.Endpoint(), a.config.credential)
 		}
+	case fault.ClassOf(err) == fault.Refused:
+		if a.refusals++; a.refusals < refusalLimit {
+			return nil, errors.New(err.Error()) // not final yet
+		}
 	case errors.Is(err, csr.ErrGone), errors.Is(err, csr.ErrFailed), errors.Is(err, csr.ErrReplaced):
-		a.waiting = nil
 		return nil, a.endRequest(err)
 	}
 	return chain, err
@@ -150,7 +167,7 @@ func (a *Agent) endRequest(err error) error {
 }
 
 func (a *Agent) reportProgress(p csr.Progress) {
-	a.waiting, a.unauthorized = &p, 0
+	a.waiting, a.refusals = &p, 0
 	if p.Approved {
 		a.tell(Notice{Waiting: true, Text: "the request " + p.Name + " is approved and waits for the cluster's signer"})
 		return
@@ -164,20 +181,23 @@ func (a *Agent) reportProgress(p csr.Progress) {
 // admit lets an issued certificate in: through the gate, and, where it would replace another or where the bundle cannot
 // tell whether the cluster knows its issuer, only after it has authenticated.
 func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rotate.KeyPair, error) {
-	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), time.Now())
-	if errors.Is(err, csr.ErrClock) { // another clock may find it good: its key is kept
-		return nil, fault.New(fault.Denied, "check this machine's clock (timedatectl) and run it again, or get another certificate with --force; nothing was written", "%w", err)
-	}
+	now := time.Now()
+	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), now)
 	if err != nil {
-		return nil, a.endRequest(fault.New(fault.Denied, "look at the cluster's signer: kubectl describe csr "+app.request.Name+"; nothing was written", "%w", err))
+		return nil, a.refuse(app, err)
 	}
-	pair, err := rotate.NewKeyPair(issued.Chain, app.key)
+	key, err := csr.MarshalKey(app.request.Key)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := rotate.NewKeyPair(issued.Chain, key)
 	if err != nil {
 		return nil, err
 	}
 	if issued.Anchored && app.disk.Pair == nil {
 		return pair, nil
 	}
+	a.tell(Notice{Waiting: true, Text: "the request " + app.request.Name + " is issued; authenticating with the certificate before it becomes this node's"})
 	if _, err := a.authenticate(ctx, app.cluster, pair); err != nil {
 		if errors.Is(err, csr.ErrUnauthorized) {
 			return nil, a.endRequest(fault.New(fault.Denied, "the signer's CA must be in the API server's --client-ca-file; nothing was written",
@@ -186,4 +206,17 @@ func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rot
 		return nil, err
 	}
 	return pair, nil
+}
+
+// refuse says why an issued certificate did not pass the gate, and lets go of its key where no other clock can find it
+// good.
+func (a *Agent) refuse(app *application, err error) error {
+	switch {
+	case errors.Is(err, csr.ErrExpired) && !a.expired: // issued while this machine was off, say
+		a.expired = true
+		return a.endRequest(errors.New(err.Error())) // not final: a new request is in order
+	case errors.Is(err, csr.ErrClock):
+		return fault.New(fault.Denied, "check this machine's clock (timedatectl) and run it again, or get another certificate with --force; nothing was written", "%w", err)
+	}
+	return a.endRequest(fault.New(fault.Denied, "look at the cluster's signer: kubectl describe csr "+app.request.Name+"; nothing was written", "%w", err))
 }

@@ -74,6 +74,7 @@ type Config struct {
 	credential    bootstrap.Credential
 	credentialErr error
 
+	pins   []bootstrap.Pin
 	usedUp string // file to remove once the identity works; "" for none
 }
 
@@ -94,12 +95,19 @@ func (o Options) Config() (*Config, error) {
 	return c, nil
 }
 
-// missing returns what a machine that needs a certificate was not given.
+// errNoCredential says that none was given, and not that one was given that is wrong.
+var errNoCredential = errors.New("there is no credential to ask for a certificate with")
+
+// missing returns what a machine that needs a certificate was not given: first what was given and is wrong.
 func (c *Config) missing() error {
-	if c.discoveryErr != nil || c.credential != nil {
-		return c.discoveryErr
+	credentialErr := c.credentialErr
+	if c.credential != nil {
+		credentialErr = nil
 	}
-	return c.credentialErr
+	if credentialErr != nil && !errors.Is(credentialErr, errNoCredential) || c.discoveryErr == nil {
+		return credentialErr
+	}
+	return c.discoveryErr
 }
 
 func orDefault[T comparable](value, fallback T) T {
@@ -151,9 +159,10 @@ func (o Options) checkRequest(c *Config) (err error) {
 	return err
 }
 
-// checkAccess reads everything that says whom to trust and what to show.
+// checkAccess reads everything that says whom to trust and what to show. What stands on the command line must be right;
+// the error of what is read from elsewhere waits until it is needed.
 func (o Options) checkAccess(c *Config) (err error) {
-	if err := o.checkConflicts(); err != nil {
+	if err := errors.Join(o.checkMisplaced(), o.checkConflicts()); err != nil {
 		return err
 	}
 	site := bootstrap.Cluster{TLSServerName: o.TLSServerName} // as it is known beforehand
@@ -169,9 +178,9 @@ func (o Options) checkAccess(c *Config) (err error) {
 			return err
 		}
 	}
-	pins := make([]bootstrap.Pin, len(o.CACertHashes))
+	c.pins = make([]bootstrap.Pin, len(o.CACertHashes))
 	for i, hash := range o.CACertHashes {
-		if pins[i], err = bootstrap.ParsePin(hash); err != nil {
+		if c.pins[i], err = bootstrap.ParsePin(hash); err != nil {
 			return err
 		}
 	}
@@ -182,7 +191,28 @@ func (o Options) checkAccess(c *Config) (err error) {
 	if !bootstrapToken.IsZero() {
 		c.credential = bootstrapToken.Credential()
 	}
-	return o.chooseDiscovery(c, site, pins, discoveryToken)
+	if bootstrap.IsURL(o.DiscoveryFile) {
+		c.discovery, err = bootstrap.ParseDiscoveryURL(o.DiscoveryFile, site)
+		return err
+	}
+	c.discovery, c.discoveryErr = o.chooseDiscovery(c, site, discoveryToken)
+	return nil
+}
+
+// checkMisplaced refuses a token in a place where it would be printed or published.
+func (o Options) checkMisplaced() error {
+	for _, flag := range []struct{ name, value string }{
+		{"--node-name", o.NodeName},
+		{"--tls-server-name", o.TLSServerName},
+		{"--token-file", o.TokenFile},
+		{"--discovery-file", o.DiscoveryFile},
+		{"--certificate-authority", o.CertificateAuthority},
+	} {
+		if bootstrap.LooksLikeToken(flag.value) {
+			return fault.New(fault.Usage, "give the token with --token, or put it into a file of its own", "a bootstrap token stands in the place of %s", flag.name)
+		}
+	}
+	return nil
 }
 
 func (o Options) checkConflicts() error {
@@ -212,12 +242,15 @@ func (o Options) checkConflicts() error {
 func (o Options) tokens(c *Config) (discovery, authentication bootstrap.Token, err error) {
 	switch {
 	case o.Token != "":
-		discovery, err = bootstrap.ParseToken(o.Token)
-	case o.TokenFile != "" || o.DiscoveryToken == "" || o.TLSBootstrapToken == "":
-		discovery, err = o.tokenFromFile(c)
-	}
-	if err != nil {
-		return discovery, authentication, err
+		if discovery, err = bootstrap.ParseToken(o.Token); err != nil {
+			return discovery, authentication, err
+		}
+	case o.TokenFile != "":
+		discovery = o.readToken(c, o.TokenFile)
+	case o.DiscoveryToken != "" && o.TLSBootstrapToken != "":
+	case o.DiscoveryFile != "" && !bootstrap.IsURL(o.DiscoveryFile) && o.TLSBootstrapToken == "" && o.useTokenOfFile(c):
+	default:
+		discovery = o.readDefaultToken(c)
 	}
 	authentication = discovery
 	if o.DiscoveryToken != "" {
@@ -231,33 +264,42 @@ func (o Options) tokens(c *Config) (discovery, authentication bootstrap.Token, e
 	return discovery, authentication, err
 }
 
-// tokenFromFile looks for the token's file where it may be. That there is none is an error for later.
-func (o Options) tokenFromFile(c *Config) (bootstrap.Token, error) {
-	path, asked := o.TokenFile, o.TokenFile != ""
-	if !asked {
-		path = filepath.Join(c.paths.Root, DefaultTokenFile)
-		if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" { // LoadCredential= of systemd.exec(5)
-			if file := filepath.Join(dir, "token"); exists(file) {
-				path = file
-			}
-		}
-	}
+// readToken reads the token's file, and leaves in c why it cannot.
+func (o Options) readToken(c *Config, path string) bootstrap.Token {
 	token, err := bootstrap.ReadTokenFile(path, o.Stdin)
-	switch {
-	case err == nil:
-		if o.TokenSingleUse {
-			c.usedUp = path
-		}
-		return token, nil
-	case errors.Is(err, fs.ErrNotExist) && asked:
-		c.credentialErr = err
-	case errors.Is(err, fs.ErrNotExist):
-		c.credentialErr = fault.New(fault.Usage, "give one with --token or --token-file, or put it into "+DefaultTokenFile+" (mode 0600); make one with: kubeadm token create",
-			"there is no credential: a machine that has no certificate needs a bootstrap token")
-	default:
-		return token, err
+	if c.credentialErr = err; err == nil && o.TokenSingleUse {
+		c.usedUp = path
 	}
-	return token, nil
+	return token
+}
+
+// readDefaultToken looks for the token's file where it may be.
+func (o Options) readDefaultToken(c *Config) bootstrap.Token {
+	path := filepath.Join(c.paths.Root, DefaultTokenFile)
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" { // LoadCredential= of systemd.exec(5)
+		if file := filepath.Join(dir, "token"); exists(file) {
+			path = file
+		}
+	}
+	token := o.readToken(c, path)
+	if errors.Is(c.credentialErr, fs.ErrNotExist) {
+		c.credentialErr = fault.New(fault.Usage, "give one with --token or --token-file, or put it into "+DefaultTokenFile+" (mode 0600); make one with: kubeadm token create",
+			"%w", errNoCredential)
+	}
+	return token
+}
+
+// useTokenOfFile makes the token in the discovery file the credential, and reports whether it has one.
+func (o Options) useTokenOfFile(c *Config) bool {
+	file, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
+	if err != nil {
+		return false // chooseDiscovery says so
+	}
+	bearer, err := file.Bearer()
+	if c.credentialErr = err; err == nil && !bearer.IsZero() {
+		c.credential = &bootstrap.BearerToken{Name: "the token in " + o.DiscoveryFile, Token: bearer, Advice: "put a new token into " + o.DiscoveryFile}
+	}
+	return err != nil || !bearer.IsZero()
 }
 
 func exists(path string) bool {
@@ -267,53 +309,39 @@ func exists(path string) bool {
 
 // chooseDiscovery decides how the cluster is found and trusted: by a discovery file, by a CA that was given, by token,
 // or by a CA that is in place.
-func (o Options) chooseDiscovery(c *Config, site bootstrap.Cluster, pins []bootstrap.Pin, token bootstrap.Token) (err error) {
-	known := func(ca bootstrap.Bundle) bootstrap.Discovery {
-		site.CA = ca
-		return &bootstrap.Known{Cluster: site}
-	}
+func (o Options) chooseDiscovery(c *Config, site bootstrap.Cluster, token bootstrap.Token) (bootstrap.Discovery, error) {
 	inPlace := filepath.Join(c.paths.Root, c.paths.CAFile)
 	switch {
-	case bootstrap.IsURL(o.DiscoveryFile):
-		c.discovery, err = bootstrap.ParseDiscoveryURL(o.DiscoveryFile, site)
-		return err
 	case o.DiscoveryFile != "":
-		return o.readDiscoveryFile(c, site)
+		file, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		file.Cluster.Override(site)
+		return &bootstrap.Known{Cluster: file.Cluster}, nil
 	case len(site.Endpoints) == 0:
-		c.discoveryErr = fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line)", "there is no API server to join")
-		return nil
+		return nil, fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line)", "there is no API server to join")
 	case o.CertificateAuthority != "":
-		var ca bootstrap.Bundle
-		if ca, err = bootstrap.ReadBundle(o.CertificateAuthority, time.Now()); err == nil {
-			c.discovery = known(ca)
-		}
-		return err
-	case len(pins) != 0 || o.SkipCAVerification:
-		if token.IsZero() {
-			c.discoveryErr = c.credentialErr
-			return nil
-		}
-	case exists(inPlace):
-		var ca bootstrap.Bundle
-		if ca, err = bootstrap.ReadBundle(inPlace, time.Now()); err == nil {
-			c.discovery = known(ca)
-		}
-		return err
+		return knownBy(site, o.CertificateAuthority, o.CertificateAuthority)
+	case len(c.pins) == 0 && !o.SkipCAVerification && exists(inPlace):
+		return knownBy(site, inPlace, inPlace+", which was in place")
 	}
-	c.discovery = &bootstrap.ByToken{Site: site, Token: token, Pins: pins, SkipPins: o.SkipCAVerification}
-	return nil
+	d := &bootstrap.ByToken{Site: site, Token: token, Pins: c.pins, SkipPins: o.SkipCAVerification}
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	if token.IsZero() {
+		return nil, c.credentialErr
+	}
+	return d, nil
 }
 
-// readDiscoveryFile reads the cluster, and the credential if the file has one and no other was given.
-func (o Options) readDiscoveryFile(c *Config, site bootstrap.Cluster) error {
-	found, bearer, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
+// knownBy returns the discovery of a cluster whose CA is in a file. source is how the file is told to a person.
+func knownBy(site bootstrap.Cluster, path, source string) (bootstrap.Discovery, error) {
+	ca, err := bootstrap.ReadBundle(path, time.Now())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found.Cluster.Override(site)
-	c.discovery = found
-	if c.credential == nil && !bearer.IsZero() {
-		c.credential = &bootstrap.BearerToken{Name: "the token in " + o.DiscoveryFile, Token: bearer, Advice: "put a new token into " + o.DiscoveryFile}
-	}
-	return nil
+	site.CA, site.Source = ca, source
+	return &bootstrap.Known{Cluster: site}, nil
 }

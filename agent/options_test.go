@@ -78,7 +78,9 @@ func TestOptionsMissing(t *testing.T) {
 	}{
 		{"everything", func(*Options) {}, "there is no API server to join"},
 		{"the token", func(o *Options) { o.Servers, o.CACertHashes = []string{"api"}, []string{somePin} }, "there is no credential"},
-		{"the token's file", func(o *Options) { o.Servers, o.TokenFile = []string{"api"}, "/no/such/file" }, "cannot read the token"},
+		{"the token's file", func(o *Options) {
+			o.Servers, o.CACertHashes, o.TokenFile = []string{"api"}, []string{somePin}, "/no/such/file"
+		}, "cannot read the token"},
 		{"the token that authenticates", func(o *Options) { o.Servers, o.DiscoveryToken, o.SkipCAVerification = []string{"api"}, someToken, true }, "there is no credential"},
 		{"the token that discovers", func(o *Options) {
 			o.Servers, o.TLSBootstrapToken, o.SkipCAVerification = []string{"api"}, someToken, true

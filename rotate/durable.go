@@ -146,7 +146,8 @@ func makeDir(dir string, mode fs.FileMode) (made []string, err error) {
 	switch {
 	case err == nil:
 		made = append(made, dir)
-		if err := os.Chmod(dir, mode); err != nil { // whatever the umask
+		// Whatever the umask. Another process's Retreat may have removed it again.
+		if err := os.Chmod(dir, mode); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return made, fmt.Errorf("cannot make the directory: %w", err)
 		}
 	case !errors.Is(err, fs.ErrExist):

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"k8s.io/client-go/tools/clientcmd/api/v1"
+	"k8s.io/client-go/util/cert"
 	"sigs.k8s.io/yaml"
 )
 
@@ -17,6 +18,10 @@ const (
 	userName    = "default-auth"
 	contextName = "default-context"
 )
+
+// ErrUnmanaged says that a kubeconfig is in order and its user is something else than a client certificate (an exec
+// plugin, a token): somebody else keeps that identity.
+var ErrUnmanaged = errors.New("its user has something else than a client certificate")
 
 // Kubeconfig is what the node's kubeconfig says about its cluster and its identity.
 type Kubeconfig struct {
@@ -70,9 +75,17 @@ func readKubeconfig(path, root string) (*Kubeconfig, error) {
 		}
 		return readBelow(root, name)
 	}
+	if user.Exec != nil || user.AuthProvider != nil || user.Token != "" || user.TokenFile != "" || user.Username != "" {
+		return nil, fmt.Errorf("%s: %w", path, ErrUnmanaged)
+	}
 	ca, err := follow(cluster.CertificateAuthorityData, cluster.CertificateAuthority)
 	if err != nil {
 		return nil, err
+	}
+	if len(ca) != 0 || cluster.CertificateAuthority != "" {
+		if _, err := cert.ParseCertsPEM(ca); err != nil {
+			return nil, fmt.Errorf("%s: its CA bundle is damaged: %w", path, err)
+		}
 	}
 	chain, err := follow(user.ClientCertificateData, user.ClientCertificate)
 	if err != nil {

@@ -2,8 +2,10 @@ package rotate
 
 import (
 	"encoding/base64"
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -129,7 +131,8 @@ func TestReadKubeconfig(t *testing.T) {
 		{"a dangling context", strings.Replace(config("", inline), "current-context: c", "current-context: d", 1), "no usable current context"},
 		{"a dangling cluster", strings.Replace(config("", inline), "cluster: k", "cluster: l", 1), "no usable current context"},
 		{"a dangling user", strings.Replace(config("", inline), "user: u", "user: v", 1), "no usable current context"},
-		{"a token", config("", "token: abcdef.0123456789abcdef"), "its user has no client certificate"},
+		{"a token", config("", "token: abcdef.0123456789abcdef"), "its user has something else than a client certificate"},
+		{"an exec plugin", config("", "exec: {apiVersion: client.authentication.k8s.io/v1, command: plugin}"), "its user has something else than a client certificate"},
 		{"no key", config("", "client-certificate: /etc/kubernetes/pair.pem"), "its user has no client certificate"},
 		{"a missing CA", config(", certificate-authority: /nowhere", inline), "no such file"},
 		{"a missing certificate", config("", "client-certificate: /nowhere, client-key: /etc/kubernetes/key.pem"), "no such file"},
@@ -168,6 +171,45 @@ func TestReadKubeconfig(t *testing.T) {
 	}
 }
 
+// TestReadKubeconfigSwapped reads a kubeconfig whose key and certificate are in one file that is replaced all the time.
+func TestReadKubeconfigSwapped(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "kubelet.conf")
+	write(t, path, config("", "client-certificate: current.pem, client-key: current.pem"), 0o600)
+	swap := func(n int) {
+		target := strconv.Itoa(n%2) + ".pem"
+		if err := errors.Join(os.Symlink(target, filepath.Join(dir, "next")), os.Rename(filepath.Join(dir, "next"), filepath.Join(dir, "current.pem"))); err != nil {
+			t.Error(err)
+		}
+	}
+	for n := range 2 {
+		write(t, filepath.Join(dir, strconv.Itoa(n)+".pem"), string(pairNo(t, n).pem), 0o600)
+		swap(n)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 5000 {
+			swap(n)
+		}
+	}()
+	for {
+		k, err := readKubeconfig(path, "")
+		if err == nil && len(k.Pair.TLS().Certificate) != 1 {
+			err = errors.New("the chain is of two files")
+		}
+		if err != nil {
+			<-done
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
 func FuzzKubeconfig(f *testing.F) {
 	pair := pairNo(f, 0)
 	chain, key := parts(f, pair)
@@ -178,7 +220,7 @@ func FuzzKubeconfig(f *testing.F) {
 	write(f, filepath.Join(root, "etc/kubernetes/pki/ca.crt"), string(testCA), 0o600)
 	for _, seed := range []string{
 		golden, "", config("", inline), config("", "token: x"), config(", certificate-authority: pki/ca.crt", "client-certificate: pair.pem, client-key: pair.pem"),
-		config(", certificate-authority: ../../../../../../dev/zero", "client-certificate: /, client-key: ''"),
+		config(", certificate-authority: ..", "client-certificate: /, client-key: ''"),
 	} {
 		f.Add([]byte(seed))
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,15 +103,16 @@ func startHolder(t *testing.T, root string) (*exec.Cmd, io.Closer) {
 	return cmd, input
 }
 
-// TestLockCrowd: of many who come and go, and take the directory with them when they go, one holds it at a time.
+// TestLockCrowd: many come and go, and take the directory with them when they go. Whoever holds the lock holds that of
+// the directory that is there, else it would keep nobody off.
 func TestLockCrowd(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "var/lib/dpkg/status"), "", 0o644)
-	var mu sync.Mutex // held by whoever holds the lock
+	var held atomic.Int32
 	var crowd sync.WaitGroup
 	for range 8 {
 		crowd.Go(func() {
-			for range 100 {
+			for range 300 {
 				store := NewStore(testPaths(root))
 				lock, err := store.Lock()
 				if err != nil {
@@ -119,11 +121,11 @@ func TestLockCrowd(t *testing.T) {
 					}
 					continue
 				}
-				if !mu.TryLock() {
-					t.Error("two hold it")
-					return
+				held.Add(1)
+				if !sameDir(lock.dir, store.paths.StateDir) {
+					t.Error("the lock is that of a directory that is gone")
 				}
-				mu.Unlock()
+				store.made = []string{store.paths.StateDir} // whoever made it
 				store.Retreat()
 				if err := lock.Unlock(); err != nil {
 					t.Error(err)
@@ -132,4 +134,7 @@ func TestLockCrowd(t *testing.T) {
 		})
 	}
 	crowd.Wait()
+	if held.Load() == 0 {
+		t.Error("nobody had it")
+	}
 }

@@ -113,7 +113,18 @@ func command(tb testing.TB, what, root string, before ...string) *exec.Cmd {
 var testTime = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
 
 var (
-	testCA     = []byte("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n") // no part of this package looks into it
+	testCA = []byte(`-----BEGIN CERTIFICATE-----
+MIIBgTCCASegAwIBAgIUE27Mf4USIOtefOECCNSXN0fg5TkwCgYIKoZIzj0EAwIw
+FTETMBEGA1UEAwwKa3ViZXJuZXRlczAgFw0yNjExMjQwMzI5MjlaGA8yMTI2MTAz
+MTAzMjkyOVowFTETMBEGA1UEAwwKa3ViZXJuZXRlczBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABKPtIosJnuwfa6PxAsOb4N9O24hkxU7HBXAAp3HH8gwWihFnUW0E
+YRrq11xwnNcly8EehpX5gOHo7XEoLKI0Z1qjUzBRMB0GA1UdDgQWBBRmh2HJ1pTS
+aqCH1HmMVHPfC/QcWjAfBgNVHSMEGDAWgBRmh2HJ1pTSaqCH1HmMVHPfC/QcWjAP
+BgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIQDvnxfcHr/e3FtZzja1
+9a4IEWApuUwvQAHQtCF33ty8hgIgIF2UfcAKjNLTUsp4z29h0Of5yjxMWYM4xDPY
+T3h0hQ4=
+-----END CERTIFICATE-----
+`)
 	pendingKey = []byte("-----BEGIN EC PRIVATE KEY-----\nMA==\n-----END EC PRIVATE KEY-----\n")
 )
 

@@ -269,6 +269,11 @@ func TestUnreadable(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if path == "var/lib/kubelet/pki/"+currentName { // which leads there, too
+				if err := os.Remove(store.paths.Kubeconfig); err != nil {
+					t.Fatal(err)
+				}
+			}
 			asNobody(t, func() {
 				_, err := store.Load()
 				wantFault(t, err, fault.Files, "cannot read this node's files: open ")

@@ -43,10 +43,15 @@ func (s *Store) Stage(k *Kubeconfig) (*Staged, error) {
 // pair under a name of its own, then the link to it, then the CA bundle, and at last the kubeconfig that names all of
 // them.
 func (st *Staged) Commit(pair *KeyPair, now time.Time) error {
-	if err := st.store.commitPair(pair, now); err != nil {
+	older, err := st.store.commitPair(pair, now)
+	if err != nil {
 		return explain(err)
 	}
-	return st.CommitAround()
+	if err := st.CommitAround(); err != nil {
+		return err
+	}
+	st.store.prune(older)
+	return nil
 }
 
 // CommitAround puts the CA bundle and the kubeconfig in place, around the pair that is there.

@@ -62,8 +62,9 @@ func (s *Store) CurrentPath() string { return filepath.Join(s.written.CertDir, c
 type Disk struct {
 	Pair          *KeyPair // behind kubelet-client-current.pem, or, where that is missing, the kubeconfig's
 	PairErr       error
+	PairPath      string // of the file that holds Pair, as it stands in files
 	Kubeconfig    *Kubeconfig
-	KubeconfigErr error
+	KubeconfigErr error  // [ErrUnmanaged] for one that is in order and is not ours to replace
 	PendingKey    []byte // PEM
 	State         State
 }
@@ -88,7 +89,7 @@ func (s *Store) Load() (*Disk, error) {
 			return nil, err
 		}
 	}
-	disk := &Disk{}
+	disk := &Disk{PairPath: s.CurrentPath()}
 	var err error
 	if disk.Pair, disk.PairErr, err = s.loadPair(); err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func (s *Store) Load() (*Disk, error) {
 		disk.KubeconfigErr = err
 	}
 	if disk.Pair == nil && disk.PairErr == nil && disk.Kubeconfig != nil {
-		disk.Pair = disk.Kubeconfig.Pair // kept elsewhere, or inline, by whoever joined this machine
+		disk.Pair, disk.PairPath = disk.Kubeconfig.Pair, s.written.Kubeconfig // kept elsewhere, or inline, by whoever joined this machine
 	}
 	if disk.PendingKey, err = readOptional(filepath.Join(s.paths.StateDir, pendingName)); err != nil {
 		return nil, unreadable(err)
@@ -204,27 +205,26 @@ func (s *Store) SetAsidePendingKey() (string, error) {
 	return aside, syncDir(s.paths.StateDir)
 }
 
-func (s *Store) commitPair(pair *KeyPair, now time.Time) error {
+// commitPair makes a pair the current one and returns the files of the older ones, oldest first.
+func (s *Store) commitPair(pair *KeyPair, now time.Time) (older []string, err error) {
 	if err := sweep(s.paths.CertDir, pairPattern); err != nil {
-		return err
+		return nil, err
 	}
-	older, err := s.pairFiles()
-	if err != nil {
-		return err
+	if older, err = s.pairFiles(); err != nil {
+		return nil, err
 	}
 	file := freshName(older, now)
 	if err := writeFile(filepath.Join(s.paths.CertDir, file), pair.pem, 0o600); err != nil {
-		return err
+		return nil, err
 	}
-	if err := swapLink(filepath.Join(s.paths.CertDir, currentName), file); err != nil {
-		return err
-	}
+	return older, swapLink(filepath.Join(s.paths.CertDir, currentName), file)
+}
+
+// prune removes all older pairs but the last. One that cannot be removed does no harm: the next commit tries again.
+func (s *Store) prune(older []string) {
 	for _, name := range older[:max(0, len(older)-(keptPairs-1))] {
-		if err := os.Remove(filepath.Join(s.paths.CertDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot remove an old key pair: %w", err)
-		}
+		_ = os.Remove(filepath.Join(s.paths.CertDir, name))
 	}
-	return nil
 }
 
 // pairFiles returns the names of the pairs' files, oldest first.

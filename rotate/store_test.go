@@ -192,7 +192,7 @@ func diskError(disk *Disk) error {
 func TestAdopt(t *testing.T) {
 	pair := pairNo(t, 0)
 	const file = "kubelet-client-2026-01-01-00-00-00.pem"
-	kubelets := config(", certificate-authority-data: TUE9PQ==", "client-certificate: /var/lib/kubelet/pki/"+currentName+", client-key: /var/lib/kubelet/pki/"+currentName)
+	kubelets := config(", certificate-authority-data: "+base64.StdEncoding.EncodeToString(testCA), "client-certificate: /var/lib/kubelet/pki/"+currentName+", client-key: /var/lib/kubelet/pki/"+currentName)
 	for name, target := range map[string]string{
 		"an absolute link": "/var/lib/kubelet/pki/" + file,
 		"a relative link":  file,
@@ -208,6 +208,9 @@ func TestAdopt(t *testing.T) {
 			disk := mustLoad(t, store)
 			if disk.PairErr != nil || disk.Pair == nil || disk.Pair.Fingerprint() != pair.Fingerprint() {
 				t.Fatalf("the pair: %+v, %v", disk.Pair, disk.PairErr)
+			}
+			if !disk.Whole() || disk.PairPath != store.CurrentPath() {
+				t.Errorf("the kubeconfig: %+v, %v; the pair's path: %s", disk.Kubeconfig, disk.KubeconfigErr, disk.PairPath)
 			}
 			if diff := cmp.Diff(before, modes(t, root)); diff != "" {
 				t.Errorf("loading has changed something:\n%s", diff)
@@ -230,7 +233,7 @@ func TestAdopt(t *testing.T) {
 		chain, key := parts(t, pair)
 		text := strings.NewReplacer("PAIR", "client-certificate-data: "+base64.StdEncoding.EncodeToString(chain)+", client-key-data: "+base64.StdEncoding.EncodeToString(key)).Replace(config("", "PAIR"))
 		write(t, filepath.Join(root, "etc/kubernetes/kubelet.conf"), text, 0o600)
-		if disk := mustLoad(t, store); !disk.Whole() || disk.Pair.Fingerprint() != pair.Fingerprint() {
+		if disk := mustLoad(t, store); !disk.Whole() || disk.Pair.Fingerprint() != pair.Fingerprint() || disk.PairPath != "/etc/kubernetes/kubelet.conf" {
 			t.Errorf("got %+v", disk)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -53,19 +54,25 @@ type program struct {
 // Main runs the command line and returns the exit status.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	forbidCoreFiles()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := p.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(context.Background())
 	if err != nil {
 		p.printError(err)
 	}
 	return int(fault.ClassOf(err))
+}
+
+// untilSignal returns a context that SIGINT and SIGTERM end. A second signal ends the process, and so does the first
+// one before this is called: nothing has been written by then.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 func (p *program) root() *cobra.Command {
@@ -136,17 +143,26 @@ func (p *program) logger() *slog.Logger {
 	return log
 }
 
-// printError prints the cause on one line and the remedy after it.
+// printError prints the cause on one line and the remedy after it, and both to standard output for a machine that
+// asked for that.
 func (p *program) printError(err error) {
 	fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(err.Error()))
-	if remedy := fault.Remedy(err); remedy != "" {
-		fmt.Fprintf(p.stderr, "  remedy: %s\n", oneLine(remedy))
+	remedy := oneLine(fault.Remedy(err))
+	if remedy != "" {
+		fmt.Fprintf(p.stderr, "  remedy: %s\n", remedy)
+	}
+	if p.output == "json" || p.output == "yaml" {
+		_ = p.print(struct { // if it cannot be written, the exit status still tells
+			Error    string      `json:"error"`
+			Remedy   string      `json:"remedy,omitempty"`
+			ExitCode fault.Class `json:"exitCode"`
+		}{err.Error(), remedy, fault.ClassOf(err)}, "")
 	}
 }
 
 // oneLine keeps what a server or a file had to say from breaking out of its line.
 func oneLine(text string) string {
-	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) }), " ")
 }
 
 func (p *program) versionCommand() *cobra.Command {

@@ -89,10 +89,10 @@ func TestHelpTellsTheExitStatus(t *testing.T) {
 }
 
 func TestFailureAsAnObject(t *testing.T) {
-	var out bytes.Buffer
-	err := fault.New(fault.Denied, "ask again", "denied")
-	if got := (&program{stdout: &out, output: "json"}).failed(err); !errors.Is(got, err) {
-		t.Errorf("%v instead of %v", got, err)
+	var out, text bytes.Buffer
+	(&program{stdout: &out, stderr: &text, output: "json"}).printError(fault.New(fault.Denied, "ask again", "denied"))
+	if want := "nodejoin: denied\n  remedy: ask again\n"; text.String() != want {
+		t.Errorf("%q instead of %q", text.String(), want)
 	}
 	var failure struct {
 		Error, Remedy string

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -81,29 +80,19 @@ func (p *program) join(cmd *cobra.Command, o agent.Options) error {
 	}
 	config, err := o.Config()
 	if err != nil {
-		return p.failed(err)
+		return err
 	}
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
 	progress := newProgress(p.stderr)
 	joiner := agent.New(config, p.logger())
 	joiner.Report = progress.tell
-	identity, err := joiner.Join(cmd.Context())
+	identity, err := joiner.Join(ctx)
 	progress.stop()
 	if err != nil {
-		return p.failed(err)
-	}
-	return p.print(identity, describe(identity))
-}
-
-// failed prints the error to standard output for a machine that asked for that, and returns it.
-func (p *program) failed(err error) error {
-	if p.output == "text" {
 		return err
 	}
-	return errors.Join(err, p.print(struct {
-		Error    string      `json:"error"`
-		Remedy   string      `json:"remedy,omitempty"`
-		ExitCode fault.Class `json:"exitCode"`
-	}{err.Error(), fault.Remedy(err), fault.ClassOf(err)}, ""))
+	return p.print(identity, describe(identity))
 }
 
 func describe(i *agent.Identity) string {
