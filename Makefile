@@ -65,7 +65,7 @@ fuzz: ## run each fuzz target for a while (FUZZTIME=30s)
 controlplane: ## build the control plane that tests run against, once (the first time takes about ten minutes)
 	$(GO) run ./test/testbed/cmd/build-controlplane
 
-deps: ## install what a real kubelet needs where that is possible (NODEJOIN_NO_INSTALL=1: nothing)
+deps: ## install what tests and demo need where that is possible (NODEJOIN_NO_INSTALL=1: nothing)
 	@.ci/deps
 
 clean: ## remove what the other targets left in the tree; caches outside it stay
