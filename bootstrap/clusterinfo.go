@@ -28,7 +28,7 @@ const (
 	requestTimeout = 30 * time.Second
 	// signingGrace is how long a token that cluster-info is not signed for may be one that was made just now: the
 	// bootstrap signer needs a moment.
-	signingGrace = 2 * time.Second
+	signingGrace = time.Second
 	// stuckGrace is how long servers that fail for now keep what another one says for good from being the last word: a
 	// machine that is out of use may stay so for ever.
 	stuckGrace = 10 * time.Second
@@ -263,6 +263,7 @@ func get(ctx context.Context, transport *http.Transport, address string, limit i
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("User-Agent", "nodejoin") // as the audit log is to show it
 	resp, err := client.Do(req)
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {

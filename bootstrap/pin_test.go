@@ -24,7 +24,7 @@ var badPins = []struct{ name, text, want string }{
 	{"SHA-512", "sha512:" + hex.EncodeToString(make([]byte, sha512.Size)), `of kind "sha512"`},
 	{"upper-case kind", "SHA256:" + hexSum, `of kind "SHA256"`},
 	{"no digits", "sha256:", "0 hexadecimal digits instead of 64"},
-	{"one digit short", "sha256:" + hexSum[1:], "not hexadecimal"},
+	{"one digit short", "sha256:" + hexSum[1:], "63 hexadecimal digits instead of 64"},
 	{"two digits short", "sha256:" + hexSum[2:], "62 hexadecimal digits"},
 	{"two digits long", "sha256:" + hexSum + "00", "66 hexadecimal digits"},
 	{"not hexadecimal", "sha256:" + hexSum[1:] + "g", "not hexadecimal"},

@@ -264,7 +264,7 @@ func endpointRefusals() []refusal {
 func pinRefusals() []refusal {
 	var table []refusal
 	for _, mistake := range []struct{ name, pin, cause string }{
-		{"short", anyPin[:len(anyPin)-1], "is not hexadecimal"},
+		{"short", anyPin[:len(anyPin)-1], "hexadecimal digits instead of 64"},
 		{"too short", anyPin[:len(anyPin)-2], "has 62 hexadecimal digits instead of 64"},
 		{"too long", anyPin + "00", "has 66 hexadecimal digits instead of 64"},
 		{"not hexadecimal", anyPin[:len(anyPin)-1] + "g", "is not hexadecimal"},

@@ -139,7 +139,11 @@ func (p *program) logger() *slog.Logger {
 		handler = slog.NewJSONHandler(p.stderr, options)
 	}
 	log := slog.New(handler)
-	klog.SetSlogLogger(log)
+	if p.verbosity == 0 {
+		klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // what it has to say comes back as an error, too
+	} else {
+		klog.SetSlogLogger(log)
+	}
 	return log
 }
 
