@@ -62,7 +62,7 @@ func addJoinFlags(cmd *cobra.Command, o *agent.Options) {
 	f.StringVar(&o.DiscoveryFile, "discovery-file", "", "kubeconfig with the cluster: a file, or an https URL")
 	f.StringVar(&o.CertificateAuthority, "certificate-authority", "", "CA bundle that verifies the API server (default the one at --ca-file, if it is there)")
 	f.StringVar(&o.TLSServerName, "tls-server-name", "", "name that the API server's certificate carries (default the server's own)")
-	f.StringVar(&o.ProxyURL, "proxy-url", "", "proxy on the way to the API server (the environment is not asked)")
+	f.StringVar(&o.ProxyURL, "proxy-url", "", "proxy on the way to the API server, http:// or socks5:// (the environment is not asked)")
 	f.StringVar(&o.KeyAlgorithm, "key-algorithm", "", fmt.Sprintf("kind of the private key: %s (default %s)", strings.Join(csr.Algorithms(), ", "), csr.DefaultAlgorithm))
 	f.DurationVar(&o.Lifetime, "lifetime", 0, "lifetime to ask for, 10m or more (default the cluster's)")
 	f.DurationVar(&o.Timeout, "timeout", agent.DefaultTimeout, "how long to wait for the cluster and for approval")
