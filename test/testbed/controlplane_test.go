@@ -307,7 +307,8 @@ func TestNeitherBindingsNorClusterInfo(t *testing.T) {
 func TestProcesses(t *testing.T) {
 	cp, ctx := shared(t), within(t, 3*time.Minute)
 	maps := cp.Client().CoreV1().ConfigMaps("default")
-	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kept"}}, metav1.CreateOptions{}); err != nil {
+	kept, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "kept-"}}, metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, process := range []*Process{cp.ControllerManager, cp.APIServer, cp.Etcd} {
@@ -343,8 +344,8 @@ func TestProcesses(t *testing.T) {
 	if err := cp.Etcd.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	err := poll(ctx, func(ctx context.Context) error { // the API server finds etcd again in a moment
-		_, err := maps.Get(ctx, "kept", metav1.GetOptions{})
+	err = poll(ctx, func(ctx context.Context) error { // the API server finds etcd again in a moment
+		_, err := maps.Get(ctx, kept.Name, metav1.GetOptions{})
 		return err
 	})
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -265,8 +267,23 @@ func (p *Process) Kill() {
 	}
 }
 
-// Pause halts the process with SIGSTOP: its sockets stay open and nothing is answered.
-func (p *Process) Pause() error { return p.freeze(syscall.SIGSTOP) }
+// Pause halts the process with SIGSTOP: its sockets stay open and nothing is answered. When it returns every thread has
+// stopped; the signal alone is sent before that, and a thread on another processor may answer for a moment more.
+func (p *Process) Pause() error {
+	if err := p.freeze(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, p.PID(), nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("wait until %s has stopped: %w", p.Name, err)
+		}
+		return nil
+	}
+}
 
 // Resume continues a paused process.
 func (p *Process) Resume() error { return p.freeze(syscall.SIGCONT) }
