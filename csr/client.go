@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
@@ -84,7 +85,7 @@ func (c *Client) get(ctx context.Context, name string) (*certificates.Certificat
 	found := &certificates.CertificateSigningRequest{}
 	err := c.rest.Get().Resource(resource).Name(name).MaxRetries(0).Do(ctx).Into(found)
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("%w: %s was deleted, or collected after its time", ErrGone, name)
+		return nil, ended(ErrGone, name, "was deleted, or collected after its time")
 	}
 	return found, explain(err, "get")
 }
@@ -104,11 +105,16 @@ func explain(err error, verb string) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // it would repeat the URL
 	}
-	switch {
-	case err == nil, apierrors.IsAlreadyExists(err):
+	if err == nil || apierrors.IsAlreadyExists(err) {
 		return err
+	}
+	err = lineError{err} // a proxy's may be a page of HTML
+	switch {
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	case apierrors.IsForbidden(err) && !strings.Contains(err.Error(), "is forbidden: User "): // these are not the authorizer's words
+		return fault.New(fault.Refused, "read who says so, an admission rule of the cluster or a proxy in front of it, and change that or what is asked for",
+			"the certificate signing request is forbidden, and not for want of a right to %s it: %w", verb, err)
 	case apierrors.IsForbidden(err):
 		return fault.New(fault.Refused, "bind the user's group to the ClusterRole system:node-bootstrapper: "+
 			"kubectl create clusterrolebinding kubeadm:kubelet-bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers:kubeadm:default-node-token",

@@ -98,6 +98,11 @@ func TestAnswers(t *testing.T) {
 			class: fault.Refused, want: `may not create certificate signing requests: certificatesigningrequests is forbidden: User "system:bootstrap:abcdef" cannot`, wantGet: "may not get",
 		},
 		{
+			name: "forbidden by an admission rule", answer: serve(answer{code: 403, body: status("Forbidden", `certificatesigningrequests \"x\" is forbidden: can only create a node CSR with CN=system:node:x`)}),
+			class: fault.Refused, want: "is forbidden, and not for want of a right to create it: certificatesigningrequests", wantGet: "a right to get it",
+		},
+		{name: "forbidden by a proxy", answer: serve(answer{code: 403, body: html}), class: fault.Refused, want: "not for want of a right to create it", wantGet: "a right to get it"},
+		{
 			name: "invalid", answer: serve(answer{code: 422, body: status("Invalid", "spec.expirationSeconds: Invalid value: 1")}),
 			class: fault.Denied, want: "does not accept the request: spec.expirationSeconds",
 		},

@@ -21,49 +21,65 @@ const (
 type follower struct {
 	client *Client
 	name   string
+	alive  func() // called at every beat while there is nothing to give
+	beat   *time.Ticker
 
-	opened  chan opened // the watch that is being opened
-	stream  watch.Interface
+	opened  chan stream   // the watch that is being opened
+	current stream        // the watch that is open
 	blind   bool          // watching is forbidden: poll
 	pause   time.Duration // before the next look
 	version string        // the last resource version seen
 }
 
-type opened struct {
-	stream watch.Interface
+// stream is a watch, or why there is none.
+type stream struct {
+	watch.Interface
+	cancel context.CancelFunc
 	err    error
+}
+
+// end ends a watch and waits for what reads it.
+func (s stream) end() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+	if s.Interface != nil {
+		s.Stop()
+		for range s.ResultChan() {
+		}
+	}
 }
 
 // follow starts a follower, whose first watch is being opened when it returns. The caller calls wait when it is done,
 // after cancelling ctx.
-func (c *Client) follow(ctx context.Context, name string) *follower {
-	f := &follower{client: c, name: name, pause: firstPause}
+func (c *Client) follow(ctx context.Context, name string, alive func()) *follower {
+	f := &follower{client: c, name: name, alive: alive, beat: time.NewTicker(heartbeat), pause: firstPause}
 	f.open(ctx)
 	return f
 }
 
+// open opens a watch, and gives it up when its headers do not come: something between here and the API server may keep
+// them until the first event. Then what follows is a look, and the next try.
 func (f *follower) open(ctx context.Context) {
-	result := make(chan opened, 1)
+	result := make(chan stream, 1)
 	f.opened = result
 	version := f.version
 	go func() {
-		stream, err := f.client.watch(ctx, f.name, version)
-		result <- opened{stream, err}
+		ctx, cancel := context.WithCancel(ctx)
+		limit := time.AfterFunc(requestTimeout, cancel)
+		opened, err := f.client.watch(ctx, f.name, version)
+		limit.Stop() // if it is too late, the watch that was opened ends at once
+		result <- stream{opened, cancel, err}
 	}()
 }
 
 // wait ends the watch and waits for what was started.
 func (f *follower) wait() {
+	f.beat.Stop()
 	if f.opened != nil {
-		f.stream = (<-f.opened).stream
-		f.opened = nil
+		(<-f.opened).end()
 	}
-	if f.stream == nil {
-		return
-	}
-	f.stream.Stop()
-	for range f.stream.ResultChan() {
-	}
+	f.current.end()
 }
 
 // next returns the next state of the object. It fails when the object is gone, or when ctx ends.
@@ -74,16 +90,18 @@ func (f *follower) next(ctx context.Context) (*certificates.CertificateSigningRe
 				return nil, err
 			}
 		}
-		if f.stream == nil {
+		if f.current.Interface == nil {
 			return f.look(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case event, open := <-f.stream.ResultChan():
+		case <-f.beat.C:
+			f.alive()
+		case event, open := <-f.current.ResultChan():
 			if !open || event.Type == watch.Error { // ended by the server, broken off, or 410 Gone: read anew
-				f.stream.Stop()
-				f.stream = nil
+				f.current.end()
+				f.current = stream{}
 				continue
 			}
 			object, ok := event.Object.(*certificates.CertificateSigningRequest)
@@ -101,33 +119,36 @@ func (f *follower) next(ctx context.Context) (*certificates.CertificateSigningRe
 
 // await waits for the watch that is being opened.
 func (f *follower) await(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case result := <-f.opened:
-		f.opened, f.stream = nil, result.stream
-		switch err := result.err; {
-		case err == nil:
-			f.pause = firstPause // being cut again and again must not make it look away for longer and longer
-		case apierrors.IsForbidden(err), apierrors.IsMethodNotSupported(err):
-			f.blind = true
-		case apierrors.IsUnauthorized(err):
-			return explain(err, "watch")
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-f.beat.C:
+			f.alive()
+		case result := <-f.opened:
+			f.opened = nil
+			if result.err == nil {
+				f.current = result
+				f.pause = firstPause // being cut again and again must not make it look away for longer and longer
+				return nil
+			}
+			result.end()
+			switch {
+			case apierrors.IsForbidden(result.err), apierrors.IsMethodNotSupported(result.err):
+				f.blind = true
+			case apierrors.IsUnauthorized(result.err):
+				return explain(result.err, "watch")
+			}
+			return nil
 		}
 	}
-	return nil
 }
 
 // look pauses, reads the object, and opens the next watch from there.
 func (f *follower) look(ctx context.Context) (*certificates.CertificateSigningRequest, error) {
-	timer := time.NewTimer(f.pause/2 + rand.N(f.pause)) //nolint:gosec // jitter is no secret
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-timer.C:
+	if err := f.rest(ctx); err != nil {
+		return nil, err
 	}
-	f.pause = min(2*f.pause, longPause)
 	object, err := f.client.get(ctx, f.name)
 	if err != nil {
 		return nil, err
@@ -137,4 +158,21 @@ func (f *follower) look(ctx context.Context) (*certificates.CertificateSigningRe
 		f.open(ctx)
 	}
 	return object, nil
+}
+
+// rest pauses, and lets the next pause be longer.
+func (f *follower) rest(ctx context.Context) error {
+	timer := time.NewTimer(f.pause/2 + rand.N(f.pause)) //nolint:gosec // jitter is no secret
+	defer timer.Stop()
+	f.pause = min(2*f.pause, longPause)
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-f.beat.C:
+			f.alive()
+		case <-timer.C:
+			return nil
+		}
+	}
 }

@@ -41,6 +41,7 @@ type stage struct {
 type reply struct {
 	answer *answer
 	err    error
+	silent bool                 // nothing, not even headers, until the client gives up
 	stream func(*io.PipeWriter) // closes it
 }
 
@@ -72,6 +73,11 @@ func (s *stage) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.watches = append(s.watches, req.URL.Query().Get("resourceVersion"))
 	r := s.watch(len(s.watches), s.watches[len(s.watches)-1])
 	switch {
+	case r.silent:
+		s.mu.Unlock()
+		defer s.mu.Lock()
+		<-req.Context().Done()
+		return nil, req.Context().Err()
 	case r.err != nil:
 		return nil, r.err
 	case r.answer != nil:
@@ -190,6 +196,9 @@ func TestPolls(t *testing.T) {
 				}
 				if first := s.gets[0]; first < firstPause/2 || first > 3*firstPause/2 {
 					t.Errorf("the first read after %s", first)
+				}
+				if second := s.gets[1] - s.gets[0]; second < firstPause || second > 3*firstPause {
+					t.Errorf("the second read %s later", second)
 				}
 				for i := 10; i < len(s.gets)-1; i++ {
 					if pause := s.gets[i+1] - s.gets[i]; pause < longPause/2 || pause > 3*longPause/2 {
@@ -328,6 +337,7 @@ func TestWatchEvents(t *testing.T) {
 					return
 				}
 				wantFault(t, err, test.class, test.want)
+				wantEnded(t, err, newRequest(t, testTemplate).Name)
 				if !errors.Is(err, test.is) {
 					t.Errorf("got %v, want %v", err, test.is)
 				}
@@ -351,7 +361,7 @@ func TestReadAfterWatch(t *testing.T) {
 		{name: "another with our name", change: func(o *certificates.CertificateSigningRequest) { asking(t, keyOf(t, "other"))(o) }, is: ErrReplaced, class: fault.Untrusted, want: "has the key another's"},
 		{name: "an error that passes", get: &answer{code: 503, retryAfter: "7", body: html}, want: "unable to handle the request"},
 		{name: "the credential is dead", get: &answer{code: 401, body: status("Unauthorized", "Unauthorized")}, is: ErrUnauthorized, want: "(401)"},
-		{name: "the right to read is gone", get: &answer{code: 403, body: status("Forbidden", "no")}, class: fault.Refused, want: "may not get"},
+		{name: "the right to read is gone", get: &answer{code: 403, body: status("Forbidden", `certificatesigningrequests is forbidden: User \"x\" cannot get`)}, class: fault.Refused, want: "may not get"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -434,7 +444,7 @@ func TestDeadlines(t *testing.T) {
 	})
 }
 
-// TestProgress: the report comes when something has changed, and not again.
+// TestProgress: while things happen, the report comes when something has changed, and not again.
 func TestProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
@@ -458,8 +468,160 @@ func TestProgress(t *testing.T) {
 		if _, err := newClient(t, s).Obtain(t.Context(), request, func(p Progress) { got = append(got, p) }); err != nil {
 			t.Fatal(err)
 		}
-		if want := []Progress{{Name: request.Name}, {Name: request.Name, Approved: true}}; !slices.Equal(got, want) {
+		waits := Progress{Name: request.Name, SignerName: request.Template.SignerName}
+		approval := waits
+		approval.Approved = true
+		if want := []Progress{waits, approval}; !slices.Equal(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
+}
+
+// TestWatchSilent has something between here and the API server keep the headers of every watch.
+func TestWatchSilent(t *testing.T) {
+	t.Run("always", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStage()
+			s.watch = func(int, string) reply { return reply{silent: true} }
+			const signed = 2 * time.Hour
+			time.AfterFunc(signed, func() { s.change(issue) })
+			if chain, err := s.obtain(t); err != nil || chain != "chain" {
+				t.Fatalf("got %q, %v", chain, err)
+			}
+			if late := time.Since(s.start) - signed; late > requestTimeout+3*longPause/2 {
+				t.Errorf("seen %s later", late)
+			}
+			for i := range len(s.gets) - 1 {
+				if pause := s.gets[i+1] - s.gets[i]; pause < requestTimeout {
+					t.Fatalf("reads at %s and %s", s.gets[i], s.gets[i+1])
+				}
+			}
+			// The last watch is cancelled before or after it got here.
+			if most := int(signed/requestTimeout) + 1; len(s.gets) > most || len(s.watches) < len(s.gets) || len(s.watches) > len(s.gets)+1 || s.posts != 1 {
+				t.Errorf("%d reads, %d watches, %d requests; want at most %d", len(s.gets), len(s.watches), s.posts, most)
+			}
+		})
+	})
+	t.Run("twice", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStage()
+			const signed = 10 * time.Minute
+			s.watch = func(n int, _ string) reply {
+				if n <= 2 {
+					return reply{silent: true}
+				}
+				return reply{stream: func(w *io.PipeWriter) {
+					time.AfterFunc(signed-time.Since(s.start), func() { s.event(w, "MODIFIED", issue) })
+				}}
+			}
+			if chain, err := s.obtain(t); err != nil || chain != "chain" || time.Since(s.start) != signed {
+				t.Fatalf("got %q, %v, after %s", chain, err, time.Since(s.start))
+			}
+			if !slices.Equal(s.watches, []string{"", "1", "1"}) || len(s.gets) != 2 {
+				t.Errorf("watches from %q, %d reads", s.watches, len(s.gets))
+			}
+		})
+	})
+	t.Run("an open one is left alone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStage()
+			s.watch = func(int, string) reply { return silence }
+			ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+			defer cancel()
+			_, err := newClient(t, s).Obtain(ctx, newRequest(t, testTemplate), nil)
+			if !errors.Is(err, context.DeadlineExceeded) || len(s.watches) != 1 || len(s.gets) != 0 {
+				t.Errorf("%d watches, %d reads, %v", len(s.watches), len(s.gets), err)
+			}
+		})
+	})
+}
+
+// TestHeartbeat: a caller hears at least once a minute that the request still waits, whatever the waiting is made of,
+// and nothing after the end.
+func TestHeartbeat(t *testing.T) {
+	for name, test := range map[string]struct {
+		watch reply
+		slow  time.Duration // that each read takes
+	}{
+		"while it watches":                           {watch: silence},
+		"while watches end":                          {watch: lasting(time.Minute)},
+		"while it polls":                             {watch: forbidden},
+		"while it polls a slow server":               {watch: forbidden, slow: requestTimeout - time.Second},
+		"while watches do not open":                  {watch: reply{silent: true}},
+		"while watches of a slow server do not open": {watch: reply{silent: true}, slow: requestTimeout - time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply { return test.watch }
+				slow := roundTrip(func(req *http.Request) (*http.Response, error) {
+					if req.Method == http.MethodGet && req.URL.Query().Get("watch") == "" {
+						time.Sleep(test.slow)
+					}
+					return s.RoundTrip(req)
+				})
+				const all = 3 * time.Hour
+				ctx, cancel := context.WithTimeout(t.Context(), all)
+				defer cancel()
+				var beats []time.Duration
+				request := newRequest(t, testTemplate)
+				want := Progress{Name: request.Name, SignerName: request.Template.SignerName}
+				_, err := newClient(t, slow).Obtain(ctx, request, func(p Progress) {
+					if p != want {
+						t.Errorf("got %+v, want %+v", p, want)
+					}
+					beats = append(beats, time.Since(s.start))
+				})
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Fatal(err)
+				}
+				n := len(beats)
+				if n < 2 || beats[0] != 0 || all-beats[n-1] > time.Minute {
+					t.Fatalf("%d beats: %s", n, beats)
+				}
+				for i := range n - 1 {
+					if gap := beats[i+1] - beats[i]; gap > time.Minute {
+						t.Errorf("nothing between %s and %s", beats[i], beats[i+1])
+					}
+				}
+				if most := int(all/heartbeat) + 1; n > most {
+					t.Errorf("%d beats, want at most %d", n, most)
+				}
+				time.Sleep(time.Hour)
+				if len(beats) != n {
+					t.Error("it beats after its end")
+				}
+			})
+		})
+	}
+}
+
+// TestLifetimeChanged has an admission webhook change what the object asks for.
+func TestLifetimeChanged(t *testing.T) {
+	for name, test := range map[string]struct {
+		seconds *int32
+		want    time.Duration
+	}{"shorter": {new(int32(600)), 10 * time.Minute}, "longer": {new(int32(86400)), 24 * time.Hour}, "none": {nil, 0}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage()
+				s.watch = func(int, string) reply {
+					return reply{stream: func(w *io.PipeWriter) { s.event(w, "MODIFIED", issue) }}
+				}
+				webhook := roundTrip(func(req *http.Request) (*http.Response, error) {
+					response, err := s.RoundTrip(req)
+					if req.Method == http.MethodPost && err == nil {
+						s.change(func(o *certificates.CertificateSigningRequest) { o.Spec.ExpirationSeconds = test.seconds })
+						return s.show(http.StatusCreated), nil
+					}
+					return response, err
+				})
+				var got []Progress
+				chain, err := newClient(t, webhook).Obtain(t.Context(), newRequest(t, KubeletClient("node-1", time.Hour)), func(p Progress) { got = append(got, p) })
+				if err != nil || string(chain) != "chain" || len(got) == 0 || got[0].Lifetime != test.want {
+					t.Errorf("got %q, %v, %+v", chain, err, got)
+				}
+			})
+		})
+	}
 }

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"time"
 
-	certificates "k8s.io/api/certificates/v1"
-
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
@@ -33,8 +31,9 @@ type Issued struct {
 }
 
 // Gate decides whether what was issued may become an identity: a chain of certificates whose first one is for our key,
-// has just the subject, usages and names that were asked for, is no CA, is valid now, and is signed by the cluster's
-// CA where the bundle can tell. It refuses with an error that says which of these does not hold.
+// has just the subject, usages and names that were asked for, is no CA, is valid now, and, from a signer of Kubernetes'
+// own, is signed by the cluster's CA where the bundle can tell. It refuses with an error that says which of these does
+// not hold. A signer may put names in another order; it may neither add nor leave out any. See [Template.Fits].
 func Gate(chain []byte, t Template, key crypto.PublicKey, roots []*x509.Certificate, now time.Time) (*Issued, error) {
 	certs, err := parseChain(chain)
 	if err != nil {
@@ -43,9 +42,7 @@ func Gate(chain []byte, t Template, key crypto.PublicKey, roots []*x509.Certific
 	leaf := certs[0]
 	for _, check := range []func() error{
 		func() error { return checkKey(leaf, key) },
-		func() error { return checkSubject(leaf, t) },
-		func() error { return checkUsages(leaf, t) },
-		func() error { return checkNames(leaf) },
+		func() error { return t.Fits(leaf) },
 		func() error { return checkDates(leaf, now) },
 	} {
 		if err := check(); err != nil {
@@ -53,7 +50,7 @@ func Gate(chain []byte, t Template, key crypto.PublicKey, roots []*x509.Certific
 		}
 	}
 	anchored, err := checkChain(certs, roots, now)
-	if err != nil {
+	if err != nil && ofKubernetes(t.SignerName) {
 		return nil, refuse("%w", err)
 	}
 	var out bytes.Buffer
@@ -94,35 +91,55 @@ func checkKey(leaf *x509.Certificate, key crypto.PublicKey) error {
 	return nil
 }
 
-func checkSubject(leaf *x509.Certificate, t Template) error {
-	if leaf.Subject.CommonName != t.CommonName {
-		return fmt.Errorf("its common name is %q instead of %q", leaf.Subject.CommonName, t.CommonName)
+// Fits says why a certificate is not what the template asks for, or nil: its subject, its usages, its names. Its key,
+// its dates and who signed it are not looked at, so that it also tells whether one that is in use is still wanted.
+//
+// The subject's common name and organizations are those asked for, whoever the signer is. The signers of Kubernetes'
+// own add nothing to them; any other may state, say, its country.
+func (t Template) Fits(leaf *x509.Certificate) error {
+	t = t.canonical()
+	if err := checkSubject(leaf.Subject, t); err != nil {
+		return err
 	}
-	if !sameSet(leaf.Subject.Organization, t.Organization) {
-		return fmt.Errorf("its organization is %q instead of %q", leaf.Subject.Organization, t.Organization)
+	if err := checkUsages(leaf, t); err != nil {
+		return err
 	}
-	if len(leaf.Subject.Names) != 1+len(t.Organization) {
-		return fmt.Errorf("its subject %q has more in it than was asked for", leaf.Subject)
+	names, err := namesOf(leaf.Extensions)
+	if err != nil {
+		return err
 	}
-	return nil
+	return compareNames(names, t.names())
 }
 
-// extendedUsages are the extended key usages among the usages that the API knows (KeyUsage in
-// k8s.io/api/certificates/v1) which a template here may ask for.
-var extendedUsages = map[certificates.KeyUsage]x509.ExtKeyUsage{
-	certificates.UsageClientAuth: x509.ExtKeyUsageClientAuth,
-	certificates.UsageServerAuth: x509.ExtKeyUsageServerAuth,
+func checkSubject(subject pkix.Name, t Template) error {
+	if subject.CommonName != t.CommonName {
+		return fmt.Errorf("its common name is %q instead of %q", subject.CommonName, t.CommonName)
+	}
+	if !sameSet(subject.Organization, t.Organization) {
+		return fmt.Errorf("its organization is %q instead of %q", subject.Organization, t.Organization)
+	}
+	if !ofKubernetes(t.SignerName) {
+		isCommonName := func(a pkix.AttributeTypeAndValue) bool { return a.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) }
+		if first := slices.IndexFunc(subject.Names, isCommonName); slices.ContainsFunc(subject.Names[first+1:], isCommonName) {
+			return fmt.Errorf("its subject %q has two common names", subject)
+		}
+		return nil
+	}
+	if !isSubject(subject, t) {
+		return fmt.Errorf("its subject %q has more in it than was asked for", subject)
+	}
+	return nil
 }
 
 func checkUsages(leaf *x509.Certificate, t Template) error {
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return errors.New("it is a CA certificate")
 	}
-	if leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
-		return errors.New("it is not for digital signatures")
-	}
 	var want []x509.ExtKeyUsage
 	for _, usage := range t.Usages {
+		if bit := keyUsages[usage]; leaf.KeyUsage&bit != bit {
+			return fmt.Errorf("it lacks the key usage %q", usage)
+		}
 		if extended, ok := extendedUsages[usage]; ok {
 			want = append(want, extended)
 		}
@@ -130,23 +147,10 @@ func checkUsages(leaf *x509.Certificate, t Template) error {
 	found := slices.Clone(leaf.ExtKeyUsage)
 	slices.Sort(found)
 	slices.Sort(want)
-	if !slices.Equal(found, want) || len(leaf.UnknownExtKeyUsage) != 0 {
-		return fmt.Errorf("its extended key usages are not just those asked for (%v)", t.Usages)
+	if !slices.Equal(found, slices.Compact(want)) || len(leaf.UnknownExtKeyUsage) != 0 {
+		return fmt.Errorf("its extended key usages are not just those asked for (%q)", t.Usages)
 	}
 	return nil
-}
-
-func checkNames(leaf *x509.Certificate) error {
-	if hasNames(leaf.Extensions) {
-		return errors.New("it has subject alternative names, for which nobody asked")
-	}
-	return nil
-}
-
-// hasNames reports whether subject alternative names (RFC 5280, 4.2.1.6) are among the extensions, of whatever kind:
-// crypto/x509 reads four kinds and passes over the others.
-func hasNames(extensions []pkix.Extension) bool {
-	return slices.ContainsFunc(extensions, func(e pkix.Extension) bool { return e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) })
 }
 
 func checkDates(leaf *x509.Certificate, now time.Time) error {

@@ -47,8 +47,8 @@ var refusedCertificates = []gateCase{
 	{"a CA", func(c *x509.Certificate) { c.IsCA = true }, "it is a CA certificate"},
 	{"it may sign certificates", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }, "it is a CA certificate"},
 	{"it may sign revocations", func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, "it is a CA certificate"},
-	{"no digital signature", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, "it is not for digital signatures"},
-	{"no key usage", func(c *x509.Certificate) { c.KeyUsage = 0 }, "it is not for digital signatures"},
+	{"no digital signature", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, `it lacks the key usage "digital signature"`},
+	{"no key usage", func(c *x509.Certificate) { c.KeyUsage = 0 }, `it lacks the key usage "digital signature"`},
 	{"no client authentication", func(c *x509.Certificate) { c.ExtKeyUsage = nil }, "not just those asked for"},
 	{"server authentication instead", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "not just those asked for"},
 	{"server authentication too", func(c *x509.Certificate) {

@@ -36,6 +36,38 @@ func TestPending(t *testing.T) {
 	}
 }
 
+func TestPendingName(t *testing.T) {
+	for _, template := range []Template{testTemplate, servingTemplate(t), customTemplate} {
+		request := newRequest(t, template)
+		kept, err := request.MarshalPending()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := PendingName(kept); got != request.Name {
+			t.Errorf("got %q, want %q", got, request.Name)
+		}
+		_, key, _ := strings.Cut(string(kept), "\n")
+		for _, text := range []string{"", "x", key, "x\n" + key} {
+			if got := PendingName([]byte(text)); got != "" {
+				t.Errorf("got %q for %q", got, text)
+			}
+		}
+	}
+}
+
+// TestPendingOfEarlierVersion goes on with what a version kept that knew the kubelet's client certificate alone.
+func TestPendingOfEarlierVersion(t *testing.T) {
+	key, err := MarshalKey(keyOf(t, "node"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "node-csr-DhRTQsNV1XNI-wAnYI6hK96zU9_SkLeuxreTM41mv6I"
+	request, err := ResumeRequest(append([]byte(name+"\n"), key...), KubeletClient("node-1", time.Hour), "ECDSA-P256")
+	if err != nil || request.Name != name {
+		t.Errorf("got %v, %v", request, err)
+	}
+}
+
 func TestPendingOtherWish(t *testing.T) {
 	request := newRequest(t, testTemplate)
 	kept, err := request.MarshalPending()
@@ -50,6 +82,7 @@ func TestPendingOtherWish(t *testing.T) {
 		"another lifetime":  {KubeletClient("node-1", time.Hour), "ECDSA-P256"},
 		"another algorithm": {testTemplate, "RSA-2048"},
 		"another curve":     {testTemplate, "ECDSA-P384"},
+		"another signer":    {servingTemplate(t), "ECDSA-P256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ResumeRequest(kept, wish.template, wish.algorithm)

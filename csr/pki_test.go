@@ -10,9 +10,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	certificates "k8s.io/api/certificates/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
@@ -21,6 +24,23 @@ import (
 var testTime = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
 
 var testTemplate = KubeletClient("node-1", 0)
+
+// customTemplate is for a signer that is not Kubernetes' own.
+var customTemplate = Template{
+	SignerName: "example.com/serving", CommonName: "metrics", Organization: []string{"example"},
+	DNSNames: []string{"metrics.example.com"}, URIs: []string{"spiffe://example.com/metrics"},
+	Usages: []certificates.KeyUsage{"digital signature", "server auth"},
+}
+
+// servingTemplate is that of a kubelet's serving certificate.
+func servingTemplate(tb testing.TB) Template {
+	tb.Helper()
+	template, err := KubeletServing("node-1", []string{"node-1", "node-1.example.com"}, addresses("192.0.2.1", "2001:db8::1"), 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return template
+}
 
 // keyOf returns the key that belongs to a name, always the same: a fuzzer's workers are processes of their own.
 func keyOf(tb testing.TB, name string) *ecdsa.PrivateKey {
@@ -84,6 +104,32 @@ func (a *authority) issue(tb testing.TB, public crypto.PublicKey, changes ...fun
 		change(template)
 	}
 	return a.sign(tb, template, public)
+}
+
+// fulfil signs what a request asks for, as the cluster's signer does it: from what crypto/x509 reads in the request
+// (Sign in k8s.io/kubernetes/pkg/controller/certificates/authority).
+func (a *authority) fulfil(tb testing.TB, r *Request, changes ...func(*x509.Certificate)) *x509.Certificate {
+	tb.Helper()
+	block, _ := pem.Decode(r.object().Spec.Request)
+	asked, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: asked.Subject,
+		DNSNames: asked.DNSNames, IPAddresses: asked.IPAddresses, EmailAddresses: asked.EmailAddresses, URIs: asked.URIs,
+		NotBefore: testTime.Add(-5 * time.Minute), NotAfter: testTime.Add(time.Hour), BasicConstraintsValid: true,
+	}
+	for _, usage := range r.object().Spec.Usages {
+		template.KeyUsage |= keyUsages[usage]
+		if extended, ok := extendedUsages[usage]; ok && !slices.Contains(template.ExtKeyUsage, extended) {
+			template.ExtKeyUsage = append(template.ExtKeyUsage, extended)
+		}
+	}
+	for _, change := range changes {
+		change(template)
+	}
+	return a.sign(tb, template, asked.PublicKey)
 }
 
 func pemOf(certs ...*x509.Certificate) []byte {

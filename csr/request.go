@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"slices"
@@ -41,8 +42,10 @@ type Request struct {
 	pkcs10 []byte
 }
 
-// NewRequest prepares a request. Nothing is sent.
+// NewRequest prepares a request. Nothing is sent. The template is taken as it is: [Template.Check] says whether it makes
+// sense.
 func NewRequest(t Template, key crypto.Signer) (*Request, error) {
+	t = t.canonical()
 	name, err := t.name(key.Public())
 	if err != nil {
 		return nil, err
@@ -105,11 +108,17 @@ func (r *Request) object() *certificates.CertificateSigningRequest {
 // compare checks that an object that was found under the request's name asks for just what the request asks for. Who
 // submitted it is not compared: a request outlives the token that carried it, and what makes it ours is the signature
 // by a key that never left this machine.
+//
+// Nor is the lifetime: an admission webhook may have a rule for it, and with or without the object's agreement the
+// signer decides how long what it signs is valid.
 func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 	want := r.object()
-	differ := func(what string, found, want any) error {
+	refuse := func(format string, args ...any) error {
 		return fault.New(fault.Untrusted, "find out who made it: kubectl describe csr "+r.Name+"; the next run makes a new key and a new request",
-			"%w: %s has the %s %v instead of %v", ErrReplaced, r.Name, what, found, want)
+			"%w", ended(ErrReplaced, r.Name, format, args...))
+	}
+	differ := func(what string, found, want any) error {
+		return refuse("has the %s %v instead of %v", what, found, want)
 	}
 	if found.Name != want.Name {
 		return differ("name", found.Name, want.Name)
@@ -120,9 +129,6 @@ func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 	if !sameSet(found.Spec.Usages, want.Spec.Usages) {
 		return differ("usages", found.Spec.Usages, want.Spec.Usages)
 	}
-	if seconds(found) != seconds(want) {
-		return differ("lifetime", time.Duration(seconds(found))*time.Second, r.Template.Lifetime)
-	}
 	block, rest := pem.Decode(found.Spec.Request)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) != 0 {
 		return differ("request", "something else", "a PKCS#10 request")
@@ -131,12 +137,15 @@ func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 	if err != nil {
 		return differ("request", err, "a PKCS#10 request")
 	}
-	if subject := request.Subject; subject.CommonName != r.Template.CommonName || !sameSet(subject.Organization, r.Template.Organization) ||
-		len(subject.Names) != 1+len(r.Template.Organization) {
-		return differ("subject", subject, r.Template.CommonName)
+	if !isSubject(request.Subject, r.Template) {
+		return differ("subject", request.Subject, r.Template.CommonName)
 	}
-	if hasNames(request.Extensions) {
-		return differ("subject alternative names", "some", "none")
+	names, err := namesOf(request.Extensions)
+	if err == nil {
+		err = compareNames(names, r.Template.names())
+	}
+	if err != nil {
+		return refuse("asks for other names: %v", err)
 	}
 	if !sameKey(request.PublicKey, r.Key.Public()) {
 		return differ("key", "another's", "ours")
@@ -145,6 +154,15 @@ func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 		return differ("signature", err, "a valid one")
 	}
 	return nil
+}
+
+// isSubject reports whether a subject is just what a template asks for.
+func isSubject(subject pkix.Name, t Template) bool {
+	parts := len(t.Organization)
+	if t.CommonName != "" {
+		parts++
+	}
+	return subject.CommonName == t.CommonName && sameSet(subject.Organization, t.Organization) && len(subject.Names) == parts
 }
 
 func seconds(object *certificates.CertificateSigningRequest) int32 {
@@ -168,10 +186,23 @@ func sameKey(a, b crypto.PublicKey) bool {
 
 // Progress is what a request waits for.
 type Progress struct {
-	Name     string    // of the API object
-	Created  time.Time // by the API server's clock
-	Username string    // who submitted it
-	Approved bool      // an approver has acted; the signer has not
+	Name       string    // of the API object
+	SignerName string    // who is to sign
+	Created    time.Time // by the API server's clock
+	Username   string    // who submitted it
+	Approved   bool      // an approver has acted; the signer has not
+	// Lifetime is what the object asks for, 0 for nothing. It is not the template's where something in the cluster, an
+	// admission webhook for one, has changed it.
+	Lifetime time.Duration
+}
+
+func (r *Request) progress(object *certificates.CertificateSigningRequest) Progress {
+	return Progress{
+		Name: r.Name, SignerName: object.Spec.SignerName,
+		Created: object.CreationTimestamp.Time, Username: object.Spec.Username,
+		Approved: condition(object, certificates.CertificateApproved) != nil,
+		Lifetime: time.Duration(seconds(object)) * time.Second,
+	}
 }
 
 // judge reads an object's conditions: the certificate chain when it is issued, an error when it never will be, and
@@ -180,12 +211,11 @@ func (r *Request) judge(object *certificates.CertificateSigningRequest) ([]byte,
 	denied, failed, approved := condition(object, certificates.CertificateDenied), condition(object, certificates.CertificateFailed), condition(object, certificates.CertificateApproved)
 	switch {
 	case denied != nil && approved != nil:
-		return nil, fault.New(fault.Denied, "kubectl delete csr "+r.Name, "%w: %s is both approved and denied", ErrReplaced, r.Name)
+		return nil, fault.New(fault.Denied, "kubectl delete csr "+r.Name, "%w", ended(ErrReplaced, r.Name, "is both approved and denied"))
 	case denied != nil:
-		return nil, fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force",
-			"%w: %s: %s", ErrDenied, r.Name, reasonOf(denied))
+		return nil, fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force", "%w", endedBy(denied, ErrDenied, r.Name))
 	case failed != nil:
-		return nil, fault.New(fault.Denied, "read the reason; the next run makes a new key and a new request", "%w: %s: %s", ErrFailed, r.Name, reasonOf(failed))
+		return nil, fault.New(fault.Denied, "read the reason; the next run makes a new key and a new request", "%w", endedBy(failed, ErrFailed, r.Name))
 	case approved != nil && len(object.Status.Certificate) != 0:
 		return object.Status.Certificate, nil
 	}
@@ -201,25 +231,27 @@ func condition(object *certificates.CertificateSigningRequest, kind certificates
 	return nil
 }
 
-func reasonOf(c *certificates.CertificateSigningRequestCondition) string {
-	switch {
-	case c.Message == "":
-		return c.Reason
-	case c.Reason == "":
-		return c.Message
-	}
-	return c.Reason + ": " + c.Message
-}
+// heartbeat is how often a caller is told that a request still waits. A read may take requestTimeout in between, so that
+// it hears something at least once a minute.
+const heartbeat = 20 * time.Second
 
 // Obtain submits the request, or finds the one that is already there, and follows it until it is issued. It returns
-// the certificate chain as the API server gave it, in PEM: see [Gate]. report, if not nil, is told what is waited for
-// whenever that changes.
+// the certificate chain as the API server gave it, in PEM: see [Gate].
+//
+// report, if not nil, is told what is waited for: at the beginning, whenever that changes, and at least once a minute
+// even if nothing does, by the loop that waits. Where it is silent for longer, that loop has died.
 //
 // The watch is opened at the same time as the request is submitted, since the name is known beforehand: from a
 // verified connection to the issued certificate it takes one round trip and the cluster's own time.
 func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	follow := c.follow(ctx, r.Name)
+	var last Progress
+	tell := func() {
+		if report != nil {
+			report(last)
+		}
+	}
+	follow := c.follow(ctx, r.Name, tell)
 	defer follow.wait()
 	defer cancel()
 
@@ -228,7 +260,6 @@ func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) 
 		return nil, err
 	}
 	uid := object.UID
-	var last Progress
 	for {
 		if object.UID != uid { // a watch may begin with what was there before: ask
 			if object, err = c.get(ctx, r.Name); err != nil {
@@ -237,7 +268,7 @@ func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) 
 		}
 		if object.UID != uid {
 			return nil, fault.New(fault.Untrusted, "find out who replaced it: kubectl describe csr "+r.Name+"; the next run makes a new request",
-				"%w: %s was replaced by another object of that name", ErrReplaced, r.Name)
+				"%w", ended(ErrReplaced, r.Name, "was replaced by another object of that name"))
 		}
 		if err := r.compare(object); err != nil {
 			return nil, err
@@ -246,14 +277,10 @@ func (c *Client) Obtain(ctx context.Context, r *Request, report func(Progress)) 
 		if err != nil || chain != nil {
 			return chain, err
 		}
-		now := Progress{
-			Name: r.Name, Created: object.CreationTimestamp.Time, Username: object.Spec.Username,
-			Approved: condition(object, certificates.CertificateApproved) != nil,
+		if now := r.progress(object); now != last {
+			last = now
+			tell()
 		}
-		if report != nil && now != last {
-			report(now)
-		}
-		last = now
 		if object, err = follow.next(ctx); err != nil {
 			return nil, err
 		}

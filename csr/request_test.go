@@ -11,7 +11,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"net"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,8 +76,9 @@ func TestCompare(t *testing.T) {
 		{"one usage more", func(o *certificates.CertificateSigningRequest) { o.Spec.Usages = append(o.Spec.Usages, "server auth") }, "has the usages [digital signature client auth server auth] instead of"},
 		{"one usage less", func(o *certificates.CertificateSigningRequest) { o.Spec.Usages = o.Spec.Usages[:1] }, "has the usages"},
 		{"a usage twice", func(o *certificates.CertificateSigningRequest) { o.Spec.Usages[1] = o.Spec.Usages[0] }, "has the usages"},
-		{"no lifetime", func(o *certificates.CertificateSigningRequest) { o.Spec.ExpirationSeconds = nil }, "has the lifetime 0s instead of 1h0m0s"},
-		{"lifetime", func(o *certificates.CertificateSigningRequest) { *o.Spec.ExpirationSeconds++ }, "has the lifetime 1h0m1s instead of 1h0m0s"},
+		{"no lifetime", func(o *certificates.CertificateSigningRequest) { o.Spec.ExpirationSeconds = nil }, ""},
+		{"a longer lifetime", func(o *certificates.CertificateSigningRequest) { *o.Spec.ExpirationSeconds++ }, ""},
+		{"a shorter lifetime", func(o *certificates.CertificateSigningRequest) { *o.Spec.ExpirationSeconds = 600 }, ""},
 		{"no request", func(o *certificates.CertificateSigningRequest) { o.Spec.Request = nil }, "has the request something else"},
 		{"a torn request", func(o *certificates.CertificateSigningRequest) { o.Spec.Request = o.Spec.Request[:100] }, "has the request something else"},
 		{"something behind the request", func(o *certificates.CertificateSigningRequest) { o.Spec.Request = append(o.Spec.Request, 'x') }, "has the request something else"},
@@ -93,12 +96,15 @@ func TestCompare(t *testing.T) {
 		}), "has the subject"},
 		{"no organization", asking(t, key, func(r *x509.CertificateRequest) { r.Subject.Organization = nil }), "has the subject"},
 		{"an attribute more", asking(t, key, func(r *x509.CertificateRequest) { r.Subject.Country = []string{"NL"} }), "has the subject"},
-		{"a DNS name", asking(t, key, func(r *x509.CertificateRequest) { r.DNSNames = []string{"kubernetes"} }), "has the subject alternative names some"},
-		{"an IP address", asking(t, key, func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4zero} }), "has the subject alternative names some"},
-		{"an e-mail address", asking(t, key, func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@b"} }), "has the subject alternative names some"},
+		{"a DNS name", asking(t, key, func(r *x509.CertificateRequest) { r.DNSNames = []string{"kubernetes"} }), `asks for other names: it has subject alternative names for which nobody asked: "DNS:kubernetes"`},
+		{"an IP address", asking(t, key, func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4zero} }), `asks for other names: it has subject alternative names for which nobody asked: "IP:0.0.0.0"`},
+		{"an e-mail address", asking(t, key, func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@b"} }), `asks for other names: it has subject alternative names for which nobody asked: "email:a@b"`},
 		{"a name of another kind", asking(t, key, func(r *x509.CertificateRequest) {
 			r.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: []byte{0x30, 0x05, 0x88, 0x03, 0x2a, 0x03, 0x04}}}
-		}), "has the subject alternative names some"},
+		}), `asks for other names: it has subject alternative names for which nobody asked: "another kind (8): 2a0304"`},
+		{"an empty list of names", asking(t, key, func(r *x509.CertificateRequest) {
+			r.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: []byte{0x30, 0x00}}}
+		}), "asks for other names: its subject alternative names cannot be read"},
 		{"key", asking(t, keyOf(t, "other")), "has the key another's instead of ours"},
 		{"signature", badSignature, "has the signature x509: ECDSA verification failure instead of"},
 	} {
@@ -118,6 +124,77 @@ func TestCompare(t *testing.T) {
 			if !errors.Is(err, ErrReplaced) {
 				t.Errorf("not ErrReplaced: %v", err)
 			}
+			wantEnded(t, err, request.Name)
+		})
+	}
+}
+
+// TestCompareNames is of a request that asks for subject alternative names.
+func TestCompareNames(t *testing.T) {
+	key := keyOf(t, "node")
+	template := Template{
+		SignerName: "example.com/serving", CommonName: testTemplate.CommonName, Organization: testTemplate.Organization, Usages: customTemplate.Usages,
+		DNSNames: []string{"a.example.com", "b.example.com"}, IPAddresses: addresses("192.0.2.1", "2001:db8::1"), URIs: []string{"spiffe://example.com/a"},
+	}
+	names := func(r *x509.CertificateRequest) { // out of order
+		r.DNSNames = []string{"b.example.com", "A.example.com"}
+		r.IPAddresses = []net.IP{net.ParseIP("2001:db8::1"), net.ParseIP("192.0.2.1")}
+		r.URIs = []*url.URL{{Scheme: "spiffe", Host: "example.com", Path: "/a"}}
+	}
+	none := func(*x509.CertificateRequest) {}
+	for _, test := range []struct {
+		name   string
+		first  func(*x509.CertificateRequest)
+		change func(*x509.CertificateRequest)
+		want   string
+	}{
+		{"in another order", names, none, ""},
+		{"one twice", names, func(r *x509.CertificateRequest) { r.DNSNames = append(r.DNSNames, r.DNSNames[0]) }, ""},
+		{"none", none, none, `it lacks subject alternative names that were asked for: "DNS:a.example.com", "DNS:b.example.com", "IP:192.0.2.1", "IP:2001:db8::1", "URI:spiffe://example.com/a"`},
+		{"a DNS name more", names, func(r *x509.CertificateRequest) { r.DNSNames = append(r.DNSNames, "c") }, `"DNS:c"`},
+		{"a DNS name less", names, func(r *x509.CertificateRequest) { r.DNSNames = r.DNSNames[1:] }, `it lacks subject alternative names that were asked for: "DNS:b.example.com"`},
+		{"another DNS name", names, func(r *x509.CertificateRequest) { r.DNSNames[0] = "kubernetes" }, `it has subject alternative names for which nobody asked ("DNS:kubernetes"), and lacks some ("DNS:b.example.com")`},
+		{"an address more", names, func(r *x509.CertificateRequest) { r.IPAddresses = append(r.IPAddresses, net.IPv4zero) }, `"IP:0.0.0.0"`},
+		{"an address less", names, func(r *x509.CertificateRequest) { r.IPAddresses = r.IPAddresses[1:] }, `lacks subject alternative names that were asked for: "IP:2001:db8::1"`},
+		{"a URI more", names, func(r *x509.CertificateRequest) { r.URIs = append(r.URIs, &url.URL{Scheme: "urn", Opaque: "x"}) }, `"URI:urn:x"`},
+		{"a URI less", names, func(r *x509.CertificateRequest) { r.URIs = nil }, `lacks subject alternative names that were asked for: "URI:spiffe`},
+		{"a URI in upper case", names, func(r *x509.CertificateRequest) { r.URIs[0].Path = "/A" }, `"URI:spiffe://example.com/A"`},
+		{"an e-mail address too", names, func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@b"} }, `"email:a@b"`},
+		{"a DNS name as an e-mail address", names, func(r *x509.CertificateRequest) {
+			r.DNSNames, r.EmailAddresses = r.DNSNames[1:], r.DNSNames[:1]
+		}, `"email:b.example.com"`},
+		{"a URI as a DNS name", names, func(r *x509.CertificateRequest) {
+			r.URIs, r.DNSNames = nil, append(r.DNSNames, "spiffe://example.com/a")
+		}, `"DNS:spiffe://example.com/a"`},
+		{"an other name too", none, func(r *x509.CertificateRequest) {
+			extensions, err := template.extensions()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var values []asn1.RawValue
+			if _, err := asn1.Unmarshal(extensions[0].Value, &values); err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: []byte{0x06, 0x01, 0x2a}})
+			if extensions[0].Value, err = asn1.Marshal(values); err != nil {
+				t.Fatal(err)
+			}
+			r.ExtraExtensions = extensions
+		}, `"another kind (0): 06012a"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			request := newRequest(t, template)
+			found := request.object()
+			asking(t, key, test.first, test.change)(found)
+			err := request.compare(found)
+			if test.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantFault(t, err, fault.Untrusted, "asks for other names: it ")
+			wantFault(t, err, fault.Untrusted, test.want)
 		})
 	}
 }
@@ -173,6 +250,7 @@ func TestJudge(t *testing.T) {
 			chain, err := request.judge(object)
 			if test.is != nil {
 				wantFault(t, err, fault.Denied, test.want)
+				wantEnded(t, err, "NAME")
 				if !errors.Is(err, test.is) || chain != nil {
 					t.Errorf("got %q, %v; want %v", chain, err, test.is)
 				}
@@ -183,6 +261,47 @@ func TestJudge(t *testing.T) {
 			})
 			if err != nil || (chain != nil) != mayUse {
 				t.Errorf("got %q, %v", chain, err)
+			}
+		})
+	}
+}
+
+// wantEnded returns what an error says of the request that it ends.
+func wantEnded(tb testing.TB, err error, name string) EndedError {
+	tb.Helper()
+	ended, ok := errors.AsType[*EndedError](err)
+	if !ok {
+		tb.Fatalf("not an EndedError: %v", err)
+	}
+	if ended.Name != name || ended.Message == "" && ended.Reason == "" {
+		tb.Errorf("it says %+v", ended)
+	}
+	return *ended
+}
+
+func TestEnded(t *testing.T) {
+	long := strings.Repeat("é", 1000)
+	for _, test := range []struct {
+		name, reason, message       string // of the condition
+		wantReason, wantMessage, as string
+	}{
+		{"both", "Policy", "no room", "Policy", "no room", "the request was denied: NAME: Policy: no room"},
+		{"no reason", "", "no room", "", "no room", "the request was denied: NAME: no room"},
+		{"no message", "Policy", "", "Policy", "", "the request was denied: NAME: Policy"},
+		{"nothing", "", "", "", "", "the request was denied: NAME"},
+		{"many lines", "Pol\nicy", " no\r\n\troom\x1b[31m\u2028!\x00\n", "Pol icy", "no room [31m !", "the request was denied: NAME: Pol icy: no room [31m !"},
+		{"a book", "Policy", long, "Policy", long[:1000] + "…", "the request was denied: NAME: Policy: " + long[:1000] + "…"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			request := newRequest(t, testTemplate)
+			request.Name = "NAME"
+			object := request.object()
+			object.Status.Conditions = []certificates.CertificateSigningRequestCondition{{Type: certificates.CertificateDenied, Status: core.ConditionTrue, Reason: test.reason, Message: test.message}}
+			_, err := request.judge(object)
+			wantFault(t, err, fault.Denied, test.as)
+			ended, ok := errors.AsType[*EndedError](err)
+			if !ok || ended.Name != "NAME" || ended.Reason != test.wantReason || ended.Message != test.wantMessage || err.Error() != test.as {
+				t.Errorf("got %+v in %q", ended, err)
 			}
 		})
 	}
@@ -228,7 +347,7 @@ func FuzzCSRObject(f *testing.F) {
 			parsed, err := x509.ParseCertificateRequest(block.Bytes)
 			if err != nil || parsed.CheckSignature() != nil || !sameKey(parsed.PublicKey, request.Key.Public()) ||
 				parsed.Subject.ToRDNSequence().String() != "CN=system:node:node-1,O=system:nodes" ||
-				object.Name != want.Name || object.Spec.SignerName != want.Spec.SignerName || *object.Spec.ExpirationSeconds != 3600 {
+				object.Name != want.Name || object.Spec.SignerName != want.Spec.SignerName || !sameSet(object.Spec.Usages, want.Spec.Usages) || len(parsed.DNSNames)+len(parsed.IPAddresses)+len(parsed.URIs)+len(parsed.EmailAddresses) != 0 {
 				t.Errorf("taken for ours: %s", data)
 			}
 		}

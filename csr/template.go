@@ -1,12 +1,15 @@
 package csr
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,13 +26,20 @@ import (
 // k8s.io/kubernetes/pkg/apis/certificates/validation).
 const MinLifetime = 10 * time.Minute
 
-// Template says what is asked for.
+// Template says what is asked for. The order of what is in its lists does not matter, nor whether something is there
+// twice.
 type Template struct {
 	SignerName   string
 	CommonName   string
 	Organization []string
-	Usages       []certificates.KeyUsage // key encipherment is added for an RSA key, as the kubelet does
-	Lifetime     time.Duration           // whole seconds, MinLifetime or more; 0 leaves it to the signer
+	// DNSNames, IPAddresses and URIs are the subject alternative names. There are none of another kind.
+	DNSNames    []string
+	IPAddresses []netip.Addr
+	URIs        []string
+	// Usages are what is asked for; for the kubelet's signers, key encipherment is added where the key is an RSA key,
+	// as the kubelet does.
+	Usages   []certificates.KeyUsage
+	Lifetime time.Duration // whole seconds, MinLifetime or more; 0 leaves it to the signer
 }
 
 func init() {
@@ -43,11 +53,67 @@ func init() {
 func KubeletClient(nodeName string, lifetime time.Duration) Template {
 	return Template{
 		SignerName:   certificates.KubeAPIServerClientKubeletSignerName,
-		CommonName:   "system:node:" + nodeName,
-		Organization: []string{"system:nodes"},
+		CommonName:   nodeUser + nodeName,
+		Organization: []string{nodeGroup},
 		Usages:       []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageClientAuth},
 		Lifetime:     lifetime,
 	}
+}
+
+// KubeletServing returns the template of the certificate with which a kubelet answers those that connect to it. It must
+// be asked for with the node's own credential, and a stock cluster has nobody who approves it. There must be at least
+// one name or address; names are of any case. The template has been checked.
+func KubeletServing(nodeName string, dnsNames []string, addresses []netip.Addr, lifetime time.Duration) (Template, error) {
+	t := Template{
+		SignerName:   certificates.KubeletServingSignerName,
+		CommonName:   nodeUser + nodeName,
+		Organization: []string{nodeGroup},
+		DNSNames:     dnsNames,
+		IPAddresses:  addresses,
+		Usages:       []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageServerAuth},
+		Lifetime:     lifetime,
+	}.canonical()
+	return t, t.Check()
+}
+
+// canonical returns the template in the form in which the same wish always looks the same: every list sorted, without
+// repetitions and the caller's own; DNS names in lower case; IPv4 addresses as such; whole seconds.
+func (t Template) canonical() Template {
+	sorted := func(list []string) []string {
+		list = slices.Clone(list)
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	lower := slices.Clone(t.DNSNames)
+	for i, name := range lower {
+		lower[i] = strings.ToLower(name)
+	}
+	addresses := slices.Clone(t.IPAddresses)
+	for i, address := range addresses {
+		addresses[i] = address.Unmap()
+	}
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	usages := slices.Clone(t.Usages)
+	slices.SortFunc(usages, compareUsages)
+	t.Organization, t.DNSNames, t.URIs = sorted(t.Organization), sorted(lower), sorted(t.URIs)
+	t.IPAddresses, t.Usages = slices.Compact(addresses), slices.Compact(usages)
+	t.Lifetime = t.Lifetime.Truncate(time.Second)
+	return t
+}
+
+// compareUsages puts usages in the order that the kubelet gives its own: key encipherment, the other key usages,
+// extended key usages.
+func compareUsages(a, b certificates.KeyUsage) int {
+	rank := func(usage certificates.KeyUsage) int {
+		switch _, isKey := keyUsages[usage]; {
+		case usage == certificates.UsageKeyEncipherment:
+			return 0
+		case isKey:
+			return 1
+		}
+		return 2
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
 }
 
 // ParseNodeName returns the name in the form that the kubelet gives it: trimmed of white space around it and in lower
@@ -91,21 +157,34 @@ func ParseLifetime(d time.Duration) (time.Duration, error) {
 
 // usages returns the usages for a key of the given kind.
 func (t Template) usages(public crypto.PublicKey) []certificates.KeyUsage {
-	if _, ok := public.(*rsa.PublicKey); !ok {
+	t = t.canonical()
+	_, isRSA := public.(*rsa.PublicKey)
+	ofKubelet := t.SignerName == certificates.KubeAPIServerClientKubeletSignerName || t.SignerName == certificates.KubeletServingSignerName
+	if !isRSA || !ofKubelet || slices.Contains(t.Usages, certificates.UsageKeyEncipherment) {
 		return t.Usages
 	}
 	return append([]certificates.KeyUsage{certificates.UsageKeyEncipherment}, t.Usages...)
 }
 
-// name returns the name of the API object for the given key: "node-csr-" and a digest of the key and everything that
-// is asked for, so that the same wish always finds the same object. The kubelet makes its names in the same way from
+// Beginnings of the names of API objects. The kubelet names the requests for its client certificate alike.
+const (
+	prefixKubelet = "node-csr-"
+	prefixOther   = "nodejoin-"
+)
+
+// name returns the name of the API object for the given key: a prefix and a digest of the key and everything that is
+// asked for, so that the same wish always finds the same object. The kubelet makes its names in the same way from
 // fewer fields (digestedName in k8s.io/kubernetes/pkg/kubelet/certificate/bootstrap); signer and lifetime are here too
 // since a request cannot be changed once it is there.
+//
+// What the digest of a template without subject alternative names is made of does not change between versions: a
+// request that waits while the program is replaced must be found again.
 func (t Template) name(public crypto.PublicKey) (string, error) {
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return "", fmt.Errorf("cannot encode the public key: %w", err)
 	}
+	t = t.canonical()
 	hash := sha512.New512_256()
 	write := func(field string) { // the delimiter is not in the alphabet of base64: fields cannot run into each other
 		_, _ = hash.Write([]byte(base64.RawURLEncoding.EncodeToString([]byte(field)) + "|")) // a hash takes everything
@@ -120,13 +199,24 @@ func (t Template) name(public crypto.PublicKey) (string, error) {
 		write("usage=" + string(u))
 	}
 	write(strconv.FormatInt(int64(t.Lifetime/time.Second), 10))
-	return "node-csr-" + base64.RawURLEncoding.EncodeToString(hash.Sum(nil)), nil
+	for _, name := range t.names() {
+		write(name)
+	}
+	prefix := prefixOther
+	if t.SignerName == certificates.KubeAPIServerClientKubeletSignerName {
+		prefix = prefixKubelet
+	}
+	return prefix + base64.RawURLEncoding.EncodeToString(hash.Sum(nil)), nil
 }
 
 // pkcs10 returns the request of RFC 2986 in PEM, signed by key.
 func (t Template) pkcs10(key crypto.Signer) ([]byte, error) {
-	request := &csr.CertificateRequest{CN: t.CommonName}
-	for _, o := range t.Organization {
+	extensions, err := t.extensions()
+	if err != nil {
+		return nil, err
+	}
+	request := &csr.CertificateRequest{CN: t.CommonName, Extensions: extensions}
+	for _, o := range t.canonical().Organization {
 		request.Names = append(request.Names, csr.Name{O: o})
 	}
 	data, err := csr.Generate(key, request)

@@ -1,9 +1,15 @@
 package csr
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math"
+	"math/big"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	certificates "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
@@ -108,10 +115,6 @@ func TestName(t *testing.T) {
 		}
 		return name
 	}
-	// The name of an object that an earlier version made must be found by a later one.
-	if got, want := name(testTemplate), "node-csr-Wu_pFPealtEqGKjoWtMHjDalk6ryTZZ2DhlpAu49r_A"; got != want {
-		t.Errorf("the name of the same key and template has changed: %s, want %s", got, want)
-	}
 	seen := make(map[string]string)
 	for what, change := range map[string]func(*Template){
 		"nothing":            func(*Template) {},
@@ -130,6 +133,17 @@ func TestName(t *testing.T) {
 		"organizations as one": func(t *Template) {
 			t.Organization = []string{"system:nodesO=x"}
 		},
+		"a DNS name":           func(t *Template) { t.DNSNames = []string{"example.com"} },
+		"another DNS name":     func(t *Template) { t.DNSNames = []string{"www.example.com"} },
+		"two DNS names":        func(t *Template) { t.DNSNames = []string{"example.com", "www.example.com"} },
+		"two DNS names as one": func(t *Template) { t.DNSNames = []string{"example.comDNS:www.example.com"} },
+		"an address":           func(t *Template) { t.IPAddresses = addresses("192.0.2.1") },
+		"an address as a name": func(t *Template) { t.DNSNames = []string{"192.0.2.1"} },
+		"an address and a name": func(t *Template) {
+			t.DNSNames, t.IPAddresses = []string{"example.com"}, addresses("192.0.2.1")
+		},
+		"a URI":           func(t *Template) { t.URIs = []string{"spiffe://example.com/a"} },
+		"a URI as a name": func(t *Template) { t.DNSNames = []string{"spiffe://example.com/a"} },
 		"a usage as organization": func(t *Template) {
 			t.Organization, t.Usages = append(slices.Clone(t.Organization), "usage="+string(t.Usages[0])), t.Usages[1:]
 		},
@@ -144,12 +158,132 @@ func TestName(t *testing.T) {
 		if again := name(template); again != got {
 			t.Errorf("%q: %s, then %s", what, got, again)
 		}
-		if len(got) > 63 || strings.ToLower(got[:9]) != "node-csr-" {
+		prefix := "node-csr-"
+		if template.SignerName != testTemplate.SignerName {
+			prefix = "nodejoin-"
+		}
+		if len(got) > 63 || !strings.HasPrefix(got, prefix) || len(content.IsPathSegmentName(got)) != 0 {
 			t.Errorf("%q: the name is %q", what, got)
 		}
 	}
 	if other, err := testTemplate.name(keyOf(t, "other").Public()); err != nil || seen[other] != "" {
 		t.Errorf("another key has the name %s, %v", other, err)
+	}
+}
+
+// TestNameIsStable: a request that an earlier version made must be found by a later one, in the middle of its wait. The
+// names are those that nodejoin made before there were templates with subject alternative names.
+func TestNameIsStable(t *testing.T) {
+	node, other := keyOf(t, "node").Public(), keyOf(t, "other").Public()
+	modulus := &rsa.PublicKey{N: new(big.Int).SetBytes(bytes.Repeat([]byte{0xc5}, 256)), E: 65537}
+	for _, test := range []struct {
+		template Template
+		key      crypto.PublicKey
+		want     string
+	}{
+		{KubeletClient("node-1", 0), node, "node-csr-Wu_pFPealtEqGKjoWtMHjDalk6ryTZZ2DhlpAu49r_A"},
+		{KubeletClient("node-1", time.Hour), node, "node-csr-DhRTQsNV1XNI-wAnYI6hK96zU9_SkLeuxreTM41mv6I"},
+		{KubeletClient("node-1", time.Hour+time.Second/2), node, "node-csr-DhRTQsNV1XNI-wAnYI6hK96zU9_SkLeuxreTM41mv6I"},
+		{KubeletClient("worker.rack-7.example.com", 365*24*time.Hour), other, "node-csr-AF7mlteemgWR2QSPS7xzhwjTu-nXBXeWXXg7lqoqepU"},
+		{KubeletClient("node-1", 0), modulus, "node-csr-5ilQSxtw9gFB8jNw2zUu8TK6ztqRdALWIqnaQSXJzzU"},
+		{KubeletClient("node-1", 10*time.Minute), modulus, "node-csr-msitMDvQt5hoRb3vjOEFXa4-7bO0RK9RFxNXPfLLppQ"},
+		// From the first version on that had such templates.
+		{servingTemplate(t), node, "nodejoin-2xKQ7QIy0wXoqqQCgfTbcOS7Uywq7tF2D31O2XSS148"},
+		{customTemplate, node, "nodejoin-mbYuVr6i456gqj6087awWJo9L-4QSsXYCF1ev7wvJYw"},
+	} {
+		if got, err := test.template.name(test.key); err != nil || got != test.want {
+			t.Errorf("%s, %s: the name has changed: %s, %v; want %s", test.template.CommonName, test.template.Lifetime, got, err, test.want)
+		}
+	}
+}
+
+// TestSameWish: however a wish is written, its object has the same name and asks for the same.
+func TestSameWish(t *testing.T) {
+	key := keyOf(t, "node")
+	plain := Template{
+		SignerName: "example.com/serving", CommonName: "metrics", Organization: []string{"a", "b"},
+		DNSNames: []string{"a.example.com", "b.example.com"}, IPAddresses: addresses("192.0.2.1", "192.0.2.10", "2001:db8::1"),
+		URIs: []string{"spiffe://example.com/a", "urn:x:y"}, Usages: []certificates.KeyUsage{"digital signature", "server auth", "client auth"}, Lifetime: time.Hour,
+	}
+	want, err := NewRequest(plain, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := Template{
+		SignerName: "example.com/serving", CommonName: "metrics", Organization: []string{"b", "a", "b"},
+		DNSNames: []string{"B.example.com", "a.EXAMPLE.com", "b.example.com"}, IPAddresses: addresses("2001:0db8:0::1", "192.0.2.10", "::ffff:192.0.2.1", "192.0.2.1"),
+		URIs: []string{"urn:x:y", "spiffe://example.com/a", "urn:x:y"}, Usages: []certificates.KeyUsage{"server auth", "client auth", "digital signature", "client auth"}, Lifetime: time.Hour + 1,
+	}
+	before := fmt.Sprint(other)
+	got, err := NewRequest(other, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Name != want.Name {
+		t.Errorf("two names, %s and %s", got.Name, want.Name)
+	}
+	if diff := cmp.Diff(want.Template, got.Template, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("two templates:\n%s", diff)
+	}
+	if err := want.compare(got.object()); err != nil {
+		t.Errorf("what it asks for is not the same: %v", err)
+	}
+	if err := other.Check(); err != nil {
+		t.Error(err)
+	}
+	if after := fmt.Sprint(other); after != before {
+		t.Errorf("the caller's template was changed: %s, then %s", before, after)
+	}
+}
+
+// addresses parses IP addresses.
+func addresses(texts ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return all
+}
+
+func TestKubeletServing(t *testing.T) {
+	template, err := KubeletServing("node-1", []string{"NODE-1.example.com", "node-1", "node-1"}, addresses("::ffff:192.0.2.7", "192.0.2.7", "2001:db8::7"), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Template{
+		SignerName: "kubernetes.io/kubelet-serving", CommonName: "system:node:node-1", Organization: []string{"system:nodes"},
+		DNSNames: []string{"node-1", "node-1.example.com"}, IPAddresses: addresses("192.0.2.7", "2001:db8::7"),
+		Usages: []certificates.KeyUsage{"digital signature", "server auth"}, Lifetime: time.Hour,
+	}
+	if diff := cmp.Diff(want, template, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	rsaKey, err := GenerateKey("RSA-2048")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := template.usages(rsaKey.Public()); !slices.Equal(got, []certificates.KeyUsage{"key encipherment", "digital signature", "server auth"}) {
+		t.Errorf("for RSA: %q", got)
+	}
+	for name, test := range map[string]struct {
+		node      string
+		dns       []string
+		addresses []netip.Addr
+		lifetime  time.Duration
+		want      string
+	}{
+		"no names":          {"node-1", nil, nil, 0, "wants a DNS name or an IP address"},
+		"no node":           {"", []string{"node-1"}, nil, 0, "wants a common name of the form system:node:NAME"},
+		"a node's path":     {"a/b", []string{"node-1"}, nil, 0, "wants a common name of the form system:node:NAME"},
+		"a bad name":        {"node-1", []string{"node_1"}, nil, 0, `the DNS name "node_1" is not valid`},
+		"a zone":            {"node-1", nil, addresses("fe80::1%eth0"), 0, `the IP address "fe80::1%eth0" is not that of one machine`},
+		"the zero address":  {"node-1", nil, []netip.Addr{{}}, 0, `the IP address "invalid IP" is not`},
+		"too short a while": {"node-1", []string{"node-1"}, nil, time.Minute, "is shorter than the API allows"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := KubeletServing(test.node, test.dns, test.addresses, test.lifetime)
+			wantFault(t, err, fault.Usage, test.want)
+		})
 	}
 }
 
@@ -180,6 +314,69 @@ func TestPKCS10(t *testing.T) {
 	}
 }
 
+// TestPKCS10Names: each name goes into the request as the kind that was said, whatever it looks like. Some of these no
+// Check lets through.
+func TestPKCS10Names(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		dns       []string
+		addresses []netip.Addr
+		uris      []string
+	}{
+		{"one of each", []string{"example.com"}, addresses("192.0.2.1"), []string{"spiffe://example.com/a"}},
+		{"many", []string{"*.example.com", "a", "b.example.com"}, addresses("127.0.0.1", "::1", "2001:db8::1"), []string{"https://example.com/?a=b", "urn:x:y"}},
+		{"a DNS name that looks like a path", []string{"/x"}, nil, nil},
+		{"a DNS name that looks like a mailbox", []string{"a@example.com"}, nil, nil},
+		{"a DNS name that looks like an address", []string{"192.0.2.1"}, nil, nil},
+		{"a DNS name that looks like a URI", []string{"spiffe://example.com/a"}, nil, nil},
+		{"a URI that looks like a mailbox", nil, nil, []string{"acct:a@example.com"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			template := customTemplate
+			template.DNSNames, template.IPAddresses, template.URIs = test.dns, test.addresses, test.uris
+			request := newRequest(t, template)
+			if err := request.compare(request.object()); err != nil {
+				t.Error(err)
+			}
+			block, _ := pem.Decode(request.object().Spec.Request)
+			parsed, err := x509.ParseCertificateRequest(block.Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var found []netip.Addr
+			for _, address := range parsed.IPAddresses {
+				ip, _ := netip.AddrFromSlice(address)
+				found = append(found, ip)
+			}
+			var uris []string
+			for _, uri := range parsed.URIs {
+				uris = append(uris, uri.String())
+			}
+			if !slices.Equal(parsed.DNSNames, test.dns) || !slices.Equal(found, test.addresses) || !slices.Equal(uris, test.uris) || len(parsed.EmailAddresses) != 0 {
+				t.Errorf("it asks for DNS %q, IP %v, URI %q, email %q", parsed.DNSNames, found, uris, parsed.EmailAddresses)
+			}
+			if len(parsed.Extensions) != 1 || parsed.Extensions[0].Critical {
+				t.Errorf("the extensions are %v", parsed.Extensions)
+			}
+		})
+	}
+	t.Run("no subject", func(t *testing.T) { // RFC 5280, 4.1.2.6: then the names are critical
+		template := Template{SignerName: "example.com/serving", URIs: []string{"spiffe://example.com/a"}, Usages: customTemplate.Usages}
+		request := newRequest(t, template)
+		if err := request.compare(request.object()); err != nil {
+			t.Error(err)
+		}
+		block, _ := pem.Decode(request.object().Spec.Request)
+		parsed, err := x509.ParseCertificateRequest(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(parsed.Subject.Names) != 0 || len(parsed.Extensions) != 1 || !parsed.Extensions[0].Critical {
+			t.Errorf("the subject is %q, the extensions are %v", parsed.Subject, parsed.Extensions)
+		}
+	})
+}
+
 func TestUsages(t *testing.T) {
 	rsa, err := GenerateKey("RSA-2048")
 	if err != nil {
@@ -194,5 +391,19 @@ func TestUsages(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, testTemplate.Usages); diff != "" {
 		t.Errorf("the template has changed (-want +got):\n%s", diff)
+	}
+	for name, change := range map[string]func(*Template){
+		"key encipherment is asked for": func(t *Template) { t.Usages = append(slices.Clone(want), "key encipherment") },
+		"in another order":              func(t *Template) { t.Usages = []certificates.KeyUsage{"client auth", "digital signature"} },
+		"twice":                         func(t *Template) { t.Usages = append(slices.Clone(want), want...) },
+	} {
+		template := testTemplate
+		change(&template)
+		if diff := cmp.Diff(append([]certificates.KeyUsage{"key encipherment"}, want...), template.usages(rsa.Public())); diff != "" {
+			t.Errorf("for RSA, %s (-want +got):\n%s", name, diff)
+		}
+	}
+	if diff := cmp.Diff(customTemplate.Usages, customTemplate.usages(rsa.Public())); diff != "" {
+		t.Errorf("another signer's, for RSA (-want +got):\n%s", diff)
 	}
 }
