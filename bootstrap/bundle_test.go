@@ -154,6 +154,50 @@ func TestReadBundle(t *testing.T) {
 	wantFault(t, err, fault.Usage, "larger than")
 }
 
+func TestBundleAlgebra(t *testing.T) {
+	a, b, c := newAuthority(t, "a"), newAuthority(t, "b"), newAuthority(t, "c")
+	again := reissue(t, a) // another certificate of the same name and key
+	for _, test := range []struct {
+		name           string
+		x, y           Bundle
+		union, without Bundle
+		contains       bool // x contains y
+		equal          bool
+	}{
+		{"empty", Bundle{}, Bundle{}, Bundle{}, Bundle{}, true, true},
+		{"one and none", bundleOf(a), Bundle{}, bundleOf(a), bundleOf(a), true, false},
+		{"none and one", Bundle{}, bundleOf(a), bundleOf(a), Bundle{}, false, false},
+		{"the same", bundleOf(a, b), bundleOf(a, b), bundleOf(a, b), Bundle{}, true, true},
+		{"another order", bundleOf(b, a), bundleOf(a, b), bundleOf(b, a), Bundle{}, true, true},
+		{"twice the same", bundleOf(a, a), bundleOf(a), bundleOf(a), Bundle{}, true, true},
+		{"once and twice", bundleOf(b), bundleOf(a, a, b), bundleOf(b, a), Bundle{}, false, false},
+		{"overlapping", bundleOf(a, b), bundleOf(c, b), bundleOf(a, b, c), bundleOf(a), false, false},
+		{"wider", bundleOf(c, a, b), bundleOf(b), bundleOf(c, a, b), bundleOf(c, a), true, false},
+		{"disjoint", bundleOf(b), bundleOf(c, a), bundleOf(b, c, a), bundleOf(b), false, false},
+		{"reissued with the same key", bundleOf(a), bundleOf(again), bundleOf(a, again), bundleOf(a), false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x, y := string(test.x.PEM()), string(test.y.PEM())
+			for what, pair := range map[string][2]Bundle{
+				"union": {test.x.Union(test.y), test.union}, "without": {test.x.Without(test.y), test.without},
+			} {
+				if got, want := pair[0], pair[1]; string(got.PEM()) != string(want.PEM()) || got.IsZero() != want.IsZero() {
+					t.Errorf("%s: %s, want %s", what, got, want)
+				}
+			}
+			if got := test.x.Contains(test.y); got != test.contains {
+				t.Errorf("contains: %t", got)
+			}
+			if got := test.x.Equal(test.y); got != test.equal || got != test.y.Equal(test.x) {
+				t.Errorf("equal: %t", got)
+			}
+			if x != string(test.x.PEM()) || y != string(test.y.PEM()) {
+				t.Error("an operand was changed")
+			}
+		})
+	}
+}
+
 func TestBundleString(t *testing.T) {
 	a, b := newAuthority(t, "a"), newAuthority(t, "b\n\x1b[2J") // whoever makes the cluster-info chooses the name
 	if got, want := bundleOf(a, b).String(), `"CN=a" (`+a.pin().String()+`), "CN=b\n\x1b[2J" (`+b.pin().String()+`)`; got != want {

@@ -124,9 +124,9 @@ func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	cluster, _, err := parseKubeconfig([]byte(text), "", time.Now())
+	cluster, err := parseClusterInfo(server, text, time.Now())
 	if err != nil {
-		return nil, fault.New(fault.Untrusted, "mend it: kubectl --namespace kube-public edit configmap cluster-info", "cluster-info of %s cannot be used: %w", server, err)
+		return nil, err
 	}
 	cluster.Override(d.Site)
 	if d.SkipPins {
@@ -155,20 +155,17 @@ func (d *ByToken) verifiedText(server Endpoint, answer *answer) (string, error) 
 	if err := d.checkStatus(server, answer); err != nil {
 		return "", err
 	}
-	var configMap struct {
-		Kind string
-		Data map[string]string
+	data, err := configMapData(server, answer.body)
+	if err != nil {
+		return "", err
 	}
-	if err := json.Unmarshal(answer.body, &configMap); err != nil || configMap.Kind != "ConfigMap" {
-		return "", fmt.Errorf("%s answered something that is no ConfigMap: is it an API server?", server)
-	}
-	text := configMap.Data[api.KubeConfigKey]
+	text := data[api.KubeConfigKey]
 	if text == "" {
 		return "", fmt.Errorf("cluster-info of %s has no kubeconfig in it yet", server)
 	}
-	signature, signed := configMap.Data[api.JWSSignatureKeyPrefix+d.Token.ID]
+	signature, signed := data[api.JWSSignatureKeyPrefix+d.Token.ID]
 	if !signed {
-		return "", d.unsigned(server, configMap.Data)
+		return "", d.unsigned(server, data)
 	}
 	d.unsignedSince = time.Time{}
 	// The signature is made again and compared as a whole, header included, so that nothing in it is ever parsed: an
@@ -182,6 +179,27 @@ func (d *ByToken) verifiedText(server Endpoint, answer *answer) (string, error) 
 			"cluster-info of %s is not signed with the secret of the token %s: the secret is wrong, or the server is not the cluster's", server, d.Token.ID)
 	}
 	return text, nil
+}
+
+// configMapData returns the data of an answer that is a ConfigMap.
+func configMapData(server Endpoint, body []byte) (map[string]string, error) {
+	var configMap struct {
+		Kind string
+		Data map[string]string
+	}
+	if err := json.Unmarshal(body, &configMap); err != nil || configMap.Kind != "ConfigMap" {
+		return nil, fmt.Errorf("%s answered something that is no ConfigMap: is it an API server?", server)
+	}
+	return configMap.Data, nil
+}
+
+// parseClusterInfo reads the kubeconfig in cluster-info, which came over the network.
+func parseClusterInfo(server Endpoint, text string, now time.Time) (*Cluster, error) {
+	cluster, _, err := parseKubeconfig([]byte(text), "", now)
+	if err != nil {
+		return nil, fault.New(fault.Untrusted, "mend it: kubectl --namespace kube-public edit configmap cluster-info", "cluster-info of %s cannot be used: %w", server, err)
+	}
+	return cluster, nil
 }
 
 // unsigned tells a token that is not there from one whose signature is still to come.

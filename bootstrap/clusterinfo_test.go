@@ -86,8 +86,7 @@ func TestByToken(t *testing.T) {
 
 func TestByTokenKeepsWhatTheOperatorGave(t *testing.T) {
 	ca := newAuthority(t, "ca")
-	onlyName := func(c *x509.Certificate) { c.IPAddresses = nil }
-	s := serveCluster(t, serverOptions{certificate: ca.issue(t, onlyName)}, bundleOf(ca))
+	s := serveCluster(t, serverOptions{certificate: ca.issue(t, nameOnly)}, bundleOf(ca))
 	d := byToken(s, ca.pin())
 	_, err := d.Discover(t.Context())
 	wantFault(t, err, fault.Untrusted, "does not hold a certificate of the pinned CA")
@@ -165,7 +164,7 @@ func TestByTokenRefuses(t *testing.T) {
 		{"pin mismatch", serverOptions{certificate: rogue.issue(t)}, clusterInfo(t, dataOf(t, kubeconfigOf(testServer, bundleOf(rogue)), testToken)), fault.Untrusted, `has a pinned key: it offers "CN=rogue" (` + rogue.pin().String()},
 		{"pinned CA, server of a rogue CA", serverOptions{certificate: rogue.issue(t)}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "does not hold a certificate of the pinned CA"},
 		{"pinned and rogue CA, server of the rogue CA", serverOptions{certificate: rogue.issue(t)}, clusterInfo(t, dataOf(t, kubeconfigOf(testServer, bundleOf(ca, rogue)), testToken)), fault.Untrusted, "does not hold a certificate of the pinned CA"},
-		{"certificate for another name", serverOptions{certificate: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses = nil })}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "doesn't contain any IP SANs"},
+		{"certificate for another name", serverOptions{certificate: ca.issue(t, nameOnly)}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "doesn't contain any IP SANs"},
 		{"certificate for clients", serverOptions{certificate: ca.issue(t, clientsOnly)}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "incompatible key usage"},
 		{"expired certificate", serverOptions{certificate: ca.issue(t, lasting(-3*time.Hour, -2*time.Hour))}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "(by this machine's clock it expired 2h0m"},
 		{"certificate not yet valid", serverOptions{certificate: ca.issue(t, lasting(2*time.Hour, 3*time.Hour))}, clusterInfo(t, dataOf(t, text, testToken)), fault.Untrusted, "(by this machine's clock it becomes valid in "},

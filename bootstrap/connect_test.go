@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -91,7 +90,7 @@ func TestConnectToAKnownCluster(t *testing.T) {
 func TestConnectFollowsClusterInfo(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	another := serve(t, serverOptions{certificate: ca.issue(t)}, named("another"))
-	byName := serve(t, serverOptions{certificate: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses = nil })}, named("by name"))
+	byName := serve(t, serverOptions{certificate: ca.issue(t, nameOnly)}, named("by name"))
 	balancer := func(kubeconfig string) *server {
 		return serve(t, serverOptions{certificate: ca.issue(t)}, clusterInfo(t, dataOf(t, kubeconfig, testToken)))
 	}

@@ -49,11 +49,19 @@ type Connection struct {
 	Certificate *tls.Certificate
 	// Log gets a line for each endpoint that failed; nil for none.
 	Log *slog.Logger
+	// Observe is told how each attempt to open a connection ended: nil for an endpoint that is alive and verified. An
+	// attempt that the caller's context ended says nothing of the endpoint and is not told. What becomes of the
+	// connection later is not told either. nil for nobody.
+	//
+	// One Connection calls it once at a time, from whatever goroutine makes a request; several Connections may call
+	// the same function at the same time. It may ask the Connection for its Endpoint, but not make it open another.
+	Observe func(Endpoint, error)
 
 	mu      sync.Mutex // guards what follows
 	conns   []dialed
-	current int           // index of the endpoint in use
-	dialing chan struct{} // full while a connection is opened, so that requests that start together share it
+	current int            // index of the endpoint in use
+	dialing chan struct{}  // full while a connection is opened, so that requests that start together share it
+	skew    *time.Duration // as last measured; nil before
 }
 
 // dialed is a connection with the endpoint that it leads to, whatever endpoint is in use by now.
@@ -102,7 +110,55 @@ func (c *Connection) RoundTrip(req *http.Request) (*http.Response, error) {
 	sent := req.Clone(req.Context())
 	sent.URL.Host = conn.endpoint.String()
 	sent.Host = ""
-	return conn.RoundTrip(sent)
+	started := time.Now()
+	resp, err := conn.RoundTrip(sent)
+	if err == nil {
+		c.clock(started, time.Now(), resp.Header)
+	}
+	return resp, err
+}
+
+const (
+	// maxSkewTrip is the longest round trip that says anything about a server's clock: the error is up to half of it.
+	maxSkewTrip = 5 * time.Second
+	// maxSkew is beyond every clock that was never set: what is further off is no date.
+	maxSkew = 100 * 365 * 24 * time.Hour
+)
+
+// clock compares this machine's clock with that of a server that has answered.
+func (c *Connection) clock(sent, received time.Time, header http.Header) {
+	date, err := http.ParseTime(header.Get("Date"))
+	if err != nil || received.Sub(sent) > maxSkewTrip || received.Sub(date).Abs() > maxSkew {
+		return
+	}
+	skew := skewOf(sent, received, date)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skew = &skew
+}
+
+// skewOf returns by how much this machine's clock is ahead of a server's that wrote date into an answer, to the second.
+// The server wrote it at some time between sent and received, and cut off the fraction of a second (RFC 9110, section
+// 5.6.7). Where that alone may be the difference, there is none.
+func skewOf(sent, received, date time.Time) time.Duration {
+	most := received.Sub(date)                       // if the server wrote it in the last instant, at a full second
+	least := most - received.Sub(sent) - time.Second // if in the first, at the end of a second
+	if least <= 0 && most >= 0 {
+		return 0
+	}
+	return ((least + most) / 2).Round(time.Second)
+}
+
+// Skew returns by how much this machine's clock is ahead of the API server's (negative: behind), to the second, as the
+// last answer told; one that took longer than 5 s tells nothing. It is not known before the first. The answers are those
+// of verified servers, and still no more than a hint for a person: nothing may depend on it.
+func (c *Connection) Skew() (skew time.Duration, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.skew == nil {
+		return 0, false
+	}
+	return *c.skew, true
 }
 
 // Close closes all connections and with them the requests in flight. The Connection can be used again.
@@ -188,12 +244,15 @@ func (c *Connection) dialInTurn(ctx context.Context) (*dialed, error) {
 	var failures []error
 	for range c.Endpoints {
 		endpoint := c.Endpoint()
-		conn, err := c.dial(ctx, endpoint)
+		conn, err := c.dial(ctx, endpoint, c.transport(ctx, endpoint))
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if c.Observe != nil {
+			c.Observe(endpoint, err)
+		}
 		if err == nil {
 			return &dialed{conn, endpoint}, nil
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
 		}
 		if c.Log != nil && len(c.Endpoints) > 1 {
 			c.Log.Warn("API server is out of use, trying the next", "endpoint", endpoint.String(), "err", err)
@@ -223,8 +282,8 @@ func allFailed(failures []error) error {
 	return fmt.Errorf("none of the API servers can be used now: %s", strings.Join(texts, "; "))
 }
 
-func (c *Connection) dial(ctx context.Context, endpoint Endpoint) (*http.ClientConn, error) {
-	conn, err := c.transport(ctx, endpoint).NewClientConn(ctx, "https", endpoint.String())
+func (c *Connection) dial(ctx context.Context, endpoint Endpoint, transport *http.Transport) (*http.ClientConn, error) {
+	conn, err := transport.NewClientConn(ctx, "https", endpoint.String())
 	switch {
 	case err == nil:
 		return conn, nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -154,7 +153,7 @@ func TestConnectionFails(t *testing.T) {
 	wrong := serve(t, serverOptions{certificate: rogue.issue(t)}, named("wrong"))
 	expired := serve(t, serverOptions{certificate: ca.issue(t, lasting(-3*time.Hour, -2*time.Hour))}, named("expired"))
 	future := serve(t, serverOptions{certificate: ca.issue(t, lasting(2*time.Hour, 3*time.Hour))}, named("future"))
-	nameless := serve(t, serverOptions{certificate: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses = nil })}, named("nameless"))
+	nameless := serve(t, serverOptions{certificate: ca.issue(t, nameOnly)}, named("nameless"))
 	clients := serve(t, serverOptions{certificate: ca.issue(t, clientsOnly)}, named("clients"))
 	dead := deadEndpoint(t)
 	for _, test := range []struct {
@@ -359,7 +358,7 @@ func TestConnectionPresentsTheCertificate(t *testing.T) {
 
 func TestConnectionServerName(t *testing.T) {
 	ca := newAuthority(t, "ca")
-	s := serve(t, serverOptions{certificate: ca.issue(t, func(c *x509.Certificate) { c.IPAddresses = nil })}, named("s"))
+	s := serve(t, serverOptions{certificate: ca.issue(t, nameOnly)}, named("s"))
 	conn := connect(t, ca, s.Endpoint)
 	conn.TLSServerName = "api.example.com"
 	mustGet(t, conn, "/")

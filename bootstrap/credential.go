@@ -1,7 +1,9 @@
 package bootstrap
 
 import (
+	"fmt"
 	"net/http"
+	"time"
 
 	"k8s.io/client-go/transport"
 )
@@ -21,6 +23,8 @@ type BearerToken struct {
 	Name   string // for a person, for example "the bootstrap token abcdef"
 	Token  Secret
 	Advice string // how to make another one
+
+	expires time.Time // when it expires by its own unverified word; zero if it does not say
 }
 
 // Credential returns the token as one.
@@ -36,5 +40,12 @@ func (b *BearerToken) Authenticate(next http.RoundTripper) http.RoundTripper {
 // String implements [Credential].
 func (b *BearerToken) String() string { return b.Name }
 
-// Remedy implements [Credential].
-func (b *BearerToken) Remedy() string { return b.Advice }
+// Remedy implements [Credential]. Of a token that has expired by its own word it says so: a hint, since this machine's
+// clock may be the one that is wrong.
+func (b *BearerToken) Remedy() string {
+	past := time.Since(b.expires)
+	if b.expires.IsZero() || past < 0 {
+		return b.Advice
+	}
+	return fmt.Sprintf("%s: the one at hand expired %s ago by this machine's clock", b.Advice, past.Round(time.Second))
+}

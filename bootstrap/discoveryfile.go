@@ -122,11 +122,8 @@ func readBearer(path string) (Secret, error) {
 
 // parseBearer refuses what cannot stand in the header of a request. what names the text, which is not repeated.
 func parseBearer(what, text string) (Secret, error) {
-	if text == "" {
-		return Secret{}, fmt.Errorf("%s is empty", what)
-	}
-	if strings.ContainsFunc(text, func(r rune) bool { return r < 0x21 || r > 0x7e }) {
-		return Secret{}, fmt.Errorf("%s is not a bearer token", what)
+	if mistake := bearerMistake(text); mistake != "" {
+		return Secret{}, fmt.Errorf("%s %s", what, mistake)
 	}
 	return NewSecret(text), nil
 }

@@ -25,6 +25,12 @@
 //	3  cluster-info    (waits)
 //	4               verified; the request and the watch on it
 //
+// # After the join
+//
+// The CA bundle in use follows the cluster's: [FetchTrustBundle] reads what the cluster publishes, as the node;
+// [FetchClusterInfoCA] is for clusters that publish no more than cluster-info. Both ask servers that the bundle in use
+// vouches for, and [Reach] tells beforehand which servers another bundle would vouch for.
+//
 // # How it fails
 //
 // With an error of a class (package fault) when waiting cannot help, with any other when it can: the caller repeats

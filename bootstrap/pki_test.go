@@ -137,6 +137,9 @@ func lasting(from, until time.Duration) func(*x509.Certificate) {
 	}
 }
 
+// nameOnly is a change that leaves a serving certificate without addresses: its server must be called by name.
+func nameOnly(cert *x509.Certificate) { cert.IPAddresses = nil }
+
 func (a *authority) pem() []byte { return pemOf("CERTIFICATE", a.cert.Raw) }
 
 func (a *authority) pin() Pin { return PinOf(a.cert) }

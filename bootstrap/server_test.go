@@ -238,13 +238,19 @@ func (s *server) bytes() string {
 // clusterInfo answers as an API server does whose cluster-info has this data, and to other paths with 200.
 func clusterInfo(tb testing.TB, data map[string]string) http.Handler {
 	tb.Helper()
+	return at(clusterInfoPath, respond(http.StatusOK, infoOf(tb, data)))
+}
+
+// infoOf returns a cluster-info with this data, as an API server sends it.
+func infoOf(tb testing.TB, data map[string]string) []byte {
+	tb.Helper()
 	body, err := json.Marshal(map[string]any{
 		"kind": "ConfigMap", "apiVersion": "v1", "metadata": map[string]any{"name": "cluster-info", "namespace": "kube-public"}, "data": data,
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return at(clusterInfoPath, respond(http.StatusOK, body))
+	return body
 }
 
 // at answers with handler at one path and with 200 everywhere else.

@@ -66,6 +66,10 @@ func (t Token) String() string { return t.ID + "." + redacted }
 // Bearer returns the text that authenticates, "id.secret".
 func (t Token) Bearer() Secret { return NewSecret(t.ID + "." + t.Secret.Reveal()) }
 
+// Equal reports whether both are the same token: whoever re-reads one can tell whether it was replaced. It is what ==
+// says of the two.
+func (t Token) Equal(o Token) bool { return t == o }
+
 // IsZero reports whether there is no token.
 func (t Token) IsZero() bool { return t.ID == "" }
 

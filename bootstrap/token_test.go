@@ -90,6 +90,28 @@ func TestParseToken(t *testing.T) {
 	}
 }
 
+func TestTokenEqual(t *testing.T) {
+	parsed, err := ParseToken(testTokenText + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		a, b Token
+		want bool
+	}{
+		"read twice":     {testToken, parsed, true},
+		"none":           {Token{}, Token{}, true},
+		"none any more":  {testToken, Token{}, false},
+		"another":        {testToken, otherToken, false},
+		"another secret": {testToken, Token{ID: testTokenID, Secret: otherToken.Secret}, false},
+		"another ID":     {testToken, Token{ID: otherToken.ID, Secret: testToken.Secret}, false},
+	} {
+		if got := test.a.Equal(test.b); got != test.want || got != (test.a == test.b) {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 func TestCredentialNamesNoSecret(t *testing.T) {
 	credential := testToken.Credential()
 	if got, want := credential.String(), "the bootstrap token "+testTokenID; got != want {
