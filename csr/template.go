@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/cloudflare/cfssl/csr"
-	"github.com/cloudflare/cfssl/log"
 	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -40,12 +39,6 @@ type Template struct {
 	// as the kubelet does.
 	Usages   []certificates.KeyUsage
 	Lifetime time.Duration // whole seconds, MinLifetime or more; 0 leaves it to the signer
-}
-
-func init() {
-	// cfssl logs through a global, to standard error. Nothing that it says at these levels is news to a caller that
-	// gets the error; it is silenced before any goroutine can use it.
-	log.Level = log.LevelFatal
 }
 
 // KubeletClient returns the template of a kubelet's client certificate, which makes its holder the node of that name
