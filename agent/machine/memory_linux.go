@@ -43,5 +43,5 @@ func parseMapping(line []byte, program string) (from, size uintptr, ok bool) {
 	if !found || err != nil || wrong != nil || last <= first {
 		return 0, 0, false
 	}
-	return uintptr(first), uintptr(last - first), true //nolint:gosec // an address of this process
+	return uintptr(first), uintptr(last - first), true
 }

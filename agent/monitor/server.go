@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -93,7 +94,11 @@ func opener(address string) (func(context.Context) (net.Listener, error), error)
 		return nil, fault.New(fault.Usage, "write it as 127.0.0.1:10263 or unix:/run/nodejoin/metrics.sock", "metrics cannot be served at %q: it is neither IP:PORT nor unix:PATH", address)
 	}
 	return func(ctx context.Context) (net.Listener, error) {
-		return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fault.New(fault.Usage, "see who has it (ss -ltnp), or give another address as metrics.listen", "%w", err)
+		}
+		return opened, err
 	}, nil
 }
 
@@ -171,11 +176,11 @@ func (s *Server) watch(ctx context.Context, opened net.Listener, served <-chan e
 				continue
 			}
 			_ = opened.Close() // it is gone from where it was
-			_ = <-served // http.ErrServerClosed or that it is closed
+			<-served           // http.ErrServerClosed or that it is closed
 			return errDeleted
 		case <-ctx.Done():
 			_ = opened.Close() // nothing was written to it
-			_ = <-served // http.ErrServerClosed or that it is closed
+			<-served           // http.ErrServerClosed or that it is closed
 			return ctx.Err()
 		}
 	}
