@@ -23,6 +23,9 @@ type AuditEvent struct {
 	User       struct {
 		Username string   `json:"username"`
 		Groups   []string `json:"groups"`
+		// Extra tells of a client certificate, in authentication.kubernetes.io/credential-id, "X509SHA256=" and the
+		// hexadecimal SHA-256 of it.
+		Extra map[string][]string `json:"extra"`
 	} `json:"user"`
 	SourceIPs      []string `json:"sourceIPs"`
 	ResponseStatus struct {

@@ -48,7 +48,7 @@ func (cp *ControlPlane) publish(ctx context.Context) error {
 
 func (cp *ControlPlane) bind(ctx context.Context) error {
 	for _, binding := range kubeadmBindings {
-		_, err := cp.client.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		_, err := cp.Client().RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: binding[0]},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: binding[1]},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: binding[2]}},
@@ -74,14 +74,14 @@ func (cp *ControlPlane) exposeClusterInfo(ctx context.Context) error {
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "system:anonymous"}},
 	}
 	err := inNamespace(ctx, func(ctx context.Context) error {
-		_, err := cp.client.RbacV1().Roles(role.Namespace).Create(ctx, role, metav1.CreateOptions{})
+		_, err := cp.Client().RbacV1().Roles(role.Namespace).Create(ctx, role, metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("make the Role %s: %w", role.Name, err)
 	}
 	err = inNamespace(ctx, func(ctx context.Context) error {
-		_, err := cp.client.RbacV1().RoleBindings(binding.Namespace).Create(ctx, binding, metav1.CreateOptions{})
+		_, err := cp.Client().RbacV1().RoleBindings(binding.Namespace).Create(ctx, binding, metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
@@ -119,7 +119,7 @@ func (cp *ControlPlane) PublishClusterInfo(ctx context.Context, server string, c
 	if err != nil {
 		return fmt.Errorf("publish cluster-info: %w", err)
 	}
-	maps := cp.client.CoreV1().ConfigMaps(metav1.NamespacePublic)
+	maps := cp.Client().CoreV1().ConfigMaps(metav1.NamespacePublic)
 	info := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: bootstrapapi.ConfigMapClusterInfo, Namespace: metav1.NamespacePublic},
 		Data:       map[string]string{bootstrapapi.KubeConfigKey: string(kubeconfig)},
@@ -188,7 +188,7 @@ func (cp *ControlPlane) CreateToken(ctx context.Context, options TokenOptions) (
 		StringData: data,
 	}
 	err := inNamespace(ctx, func(ctx context.Context) error {
-		_, err := cp.client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, secretObject, metav1.CreateOptions{})
+		_, err := cp.Client().CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, secretObject, metav1.CreateOptions{})
 		return err
 	})
 	if err != nil {
@@ -201,7 +201,7 @@ func (cp *ControlPlane) CreateToken(ctx context.Context, options TokenOptions) (
 func (cp *ControlPlane) DeleteToken(ctx context.Context, token string) error {
 	id, _, _ := strings.Cut(token, ".")
 	name := bootstraputil.BootstrapTokenSecretName(id)
-	if err := cp.client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+	if err := cp.Client().CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		return fmt.Errorf("delete the bootstrap token %s: %w", id, err)
 	}
 	return nil
@@ -211,7 +211,7 @@ func (cp *ControlPlane) DeleteToken(ctx context.Context, token string) error {
 func (cp *ControlPlane) WaitSigned(ctx context.Context, token string) error {
 	id, _, _ := strings.Cut(token, ".")
 	err := poll(ctx, func(ctx context.Context) error {
-		info, err := cp.client.CoreV1().ConfigMaps(metav1.NamespacePublic).Get(ctx, bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
+		info, err := cp.Client().CoreV1().ConfigMaps(metav1.NamespacePublic).Get(ctx, bootstrapapi.ConfigMapClusterInfo, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}

@@ -95,6 +95,11 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 		"--audit-log-mode=blocking", // an answered request is in the file
 		"--audit-log-maxsize=100000",
 	}, cp.options.APIServerArgs)
+	return cp.probeAPIServer()
+}
+
+// probeAPIServer makes the API server's Ready.
+func (cp *ControlPlane) probeAPIServer() error {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: cp.ServingCA.Pool()}}
 	certPEM, keyPEM, err := cp.ClientCA.Issue(Certificate{CommonName: "testbed-probe", Organization: []string{"system:masters"}})
 	if err != nil {
@@ -110,11 +115,8 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 }
 
 func (cp *ControlPlane) prepareControllerManager(secure *port.Held) error {
-	kubeconfig := cp.path("controller-manager.conf")
-	// One user with all rights for all controllers. With --use-service-account-credentials=true, as kubeadm has it, making a
-	// credential for each controller takes six seconds of every start.
-	user := Certificate{CommonName: "system:kube-controller-manager", Organization: []string{"system:masters"}}
-	if err := cp.WriteKubeconfig(kubeconfig, user); err != nil {
+	kubeconfig, err := cp.controllerManagerKubeconfig()
+	if err != nil {
 		return err
 	}
 	cp.ControllerManager = cp.component("kube-controller-manager", []string{
@@ -136,6 +138,15 @@ func (cp *ControlPlane) prepareControllerManager(secure *port.Held) error {
 	cp.ControllerManager.Ready = probe(transport,
 		"https://"+secure.Address()+"/healthz?verbose", "-controller ok\n")
 	return nil
+}
+
+// controllerManagerKubeconfig writes the controller manager's kubeconfig and returns its path.
+func (cp *ControlPlane) controllerManagerKubeconfig() (string, error) {
+	// One user with all rights for all controllers. With --use-service-account-credentials=true, as kubeadm has it, making a
+	// credential for each controller takes six seconds of every start.
+	user := Certificate{CommonName: "system:kube-controller-manager", Organization: []string{"system:masters"}}
+	path := cp.path("controller-manager.conf")
+	return path, cp.WriteKubeconfig(path, user)
 }
 
 // probe returns a check that a URL answers 200 and a body that contains a text, over a new connection each time: a kept

@@ -60,11 +60,13 @@ type ControlPlane struct {
 	temporary bool // Dir is ours to remove
 	binaries  string
 	ports     []*port.Held
-	admin     *rest.Config
-	client    kubernetes.Interface
+	trusted   []byte // PEM of the CAs that kubeconfigs verify the API server with
+	rotations int
 
-	mu    sync.Mutex
-	extra []*Process // adopted
+	mu     sync.Mutex // guards what follows
+	admin  *rest.Config
+	client kubernetes.Interface
+	extra  []*Process // adopted
 }
 
 // New starts a control plane for a test and stops it when the test ends. It fails the test when the control plane does
@@ -146,15 +148,7 @@ func (cp *ControlPlane) prepare() error {
 		return err
 	}
 	cp.Kubeconfig = filepath.Join(cp.Dir, "admin.conf")
-	err := cp.WriteKubeconfig(cp.Kubeconfig, Certificate{CommonName: "kubernetes-admin", Organization: []string{"system:masters"}})
-	if err != nil {
-		return err
-	}
-	if cp.admin, err = clientcmd.BuildConfigFromFlags("", cp.Kubeconfig); err != nil {
-		return err
-	}
-	cp.admin.QPS = -1 // no limit of our own
-	if cp.client, err = kubernetes.NewForConfig(cp.admin); err != nil {
+	if err := cp.prepareAdmin(); err != nil {
 		return err
 	}
 	cp.prepareEtcd(held[1], held[2])
@@ -162,6 +156,27 @@ func (cp *ControlPlane) prepare() error {
 		return err
 	}
 	return cp.prepareControllerManager(held[3])
+}
+
+// prepareAdmin makes the administrator's kubeconfig and client.
+func (cp *ControlPlane) prepareAdmin() error {
+	err := cp.WriteKubeconfig(cp.Kubeconfig, Certificate{CommonName: "kubernetes-admin", Organization: []string{"system:masters"}})
+	if err != nil {
+		return err
+	}
+	admin, err := clientcmd.BuildConfigFromFlags("", cp.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	admin.QPS = -1 // no limit of our own
+	client, err := kubernetes.NewForConfig(admin)
+	if err != nil {
+		return err
+	}
+	cp.mu.Lock()
+	cp.admin, cp.client = admin, client
+	cp.mu.Unlock()
+	return nil
 }
 
 func (cp *ControlPlane) preparePKI() error {
@@ -176,19 +191,24 @@ func (cp *ControlPlane) preparePKI() error {
 			return err
 		}
 	}
-	_, _, err = cp.ServingCA.IssueFiles(pki, "apiserver", Certificate{
-		CommonName: "kube-apiserver",
-		SANs: append([]string{
-			cp.options.Address, "127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default",
-			"kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-		}, cp.options.CertSANs...),
-	})
-	if err != nil {
+	cp.trusted = cp.ServingCA.PEM
+	if _, _, err = cp.ServingCA.IssueFiles(pki, "apiserver", cp.serving()); err != nil {
 		return err
 	}
 	// The service accounts' key pair; the certificate is not used, but is as good a public key file as any.
 	_, _, err = cp.ServingCA.IssueFiles(pki, "sa", Certificate{CommonName: "service-accounts"})
 	return err
+}
+
+// serving describes the API server's certificate.
+func (cp *ControlPlane) serving() Certificate {
+	return Certificate{
+		CommonName: "kube-apiserver",
+		SANs: append([]string{
+			cp.options.Address, "127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default",
+			"kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+		}, cp.options.CertSANs...),
+	}
 }
 
 // path returns a path inside Dir.
@@ -221,10 +241,18 @@ func (cp *ControlPlane) processes() []*Process {
 }
 
 // Client returns the administrator's client. It has no rate limit.
-func (cp *ControlPlane) Client() kubernetes.Interface { return cp.client }
+func (cp *ControlPlane) Client() kubernetes.Interface {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	return cp.client
+}
 
 // Config returns a copy of the administrator's client configuration.
-func (cp *ControlPlane) Config() *rest.Config { return rest.CopyConfig(cp.admin) }
+func (cp *ControlPlane) Config() *rest.Config {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	return rest.CopyConfig(cp.admin)
+}
 
 // WriteKubeconfig writes a kubeconfig, with all data inline, for a client certificate that is issued for it. A node's
 // is Certificate{CommonName: "system:node:NAME", Organization: []string{"system:nodes"}}.
@@ -244,7 +272,7 @@ func (cp *ControlPlane) WriteTokenKubeconfig(path, token string) error {
 func (cp *ControlPlane) writeKubeconfig(path string, user *clientcmdapi.AuthInfo) error {
 	const name = "testbed"
 	config := clientcmdapi.NewConfig()
-	config.Clusters[name] = &clientcmdapi.Cluster{Server: cp.URL, CertificateAuthorityData: cp.ServingCA.PEM}
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: cp.URL, CertificateAuthorityData: cp.trusted}
 	config.AuthInfos[name] = user
 	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
 	config.CurrentContext = name

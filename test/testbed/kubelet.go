@@ -164,7 +164,7 @@ func (cp *ControlPlane) Adopt(process *Process) {
 func (cp *ControlPlane) WaitNode(ctx context.Context, name string) (*corev1.Node, error) {
 	var node *corev1.Node
 	err := poll(ctx, func(ctx context.Context) (err error) {
-		node, err = cp.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+		node, err = cp.Client().CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		return err
 	})
 	if err != nil {
