@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"encoding/base64"
 	"encoding/json"
-	"os"
 	"strings"
 	"time"
 
@@ -21,14 +20,6 @@ func ReadBearerFile(path string) (*BearerToken, error) {
 	advice := "write a valid token to " + path
 	refuse := func(format string, args ...any) (*BearerToken, error) {
 		return nil, fault.New(fault.Usage, advice+", alone on one line, with mode 0600", format, args...)
-	}
-	// Before it is opened: opening a pipe waits for whoever writes to it, possibly for ever.
-	info, err := os.Stat(path)
-	if err != nil {
-		return refuse("cannot read the bearer token: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return refuse("cannot read the bearer token: %s is not a regular file", path)
 	}
 	data, mode, err := readFile(path, maxTokenFile)
 	if err != nil {

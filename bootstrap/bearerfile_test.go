@@ -79,10 +79,10 @@ func TestReadBearerFile(t *testing.T) {
 			wantSilence(t, fmt.Sprintf("%s %s %v %+v %#v", credential, credential.Remedy(), *credential, credential, *credential))
 		})
 	}
-	for name, path := range map[string]string{"a directory": dir, "a device": os.DevNull} {
-		t.Run(name, func(t *testing.T) {
+	for path, want := range map[string]string{dir: "is a directory", os.DevNull: "is not a regular file"} {
+		t.Run(want, func(t *testing.T) {
 			_, err := ReadBearerFile(path)
-			wantFault(t, err, fault.Usage, path+" is not a regular file")
+			wantFault(t, err, fault.Usage, path+" "+want)
 		})
 	}
 	t.Run("missing", func(t *testing.T) {

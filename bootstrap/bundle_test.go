@@ -151,6 +151,8 @@ func TestReadBundle(t *testing.T) {
 	_, err = ReadBundle(dir, time.Now())
 	wantFault(t, err, fault.Usage, "is a directory")
 	_, err = ReadBundle("/dev/zero", time.Now())
+	wantFault(t, err, fault.Usage, "is not a regular file")
+	_, err = ReadBundle(writeFile(t, dir, "large", strings.Repeat("x", maxBundleBytes+1), 0o644), time.Now())
 	wantFault(t, err, fault.Usage, "larger than")
 }
 

@@ -1,8 +1,10 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,10 +18,12 @@ import (
 )
 
 // Deadlines of one connection. A server that accepts and says nothing is given up after them, and a peer that went
-// away without a word is noticed within pingAfter+pingTimeout.
+// away without a word is noticed within pingAfter+pingTimeout. connectTimeout is for all that it takes to open one: what
+// is said to a proxy in between has no deadline of its own in net/http (SOCKS), or one of a minute (CONNECT).
 const (
 	dialTimeout      = 5 * time.Second
 	handshakeTimeout = 10 * time.Second
+	connectTimeout   = dialTimeout + handshakeTimeout
 	pingAfter        = 30 * time.Second
 	pingTimeout      = 15 * time.Second
 )
@@ -56,6 +60,8 @@ type Connection struct {
 	// One Connection calls it once at a time, from whatever goroutine makes a request; several Connections may call
 	// the same function at the same time. It may ask the Connection for its Endpoint, but not make it open another.
 	Observe func(Endpoint, error)
+
+	timeout time.Duration // connectTimeout, if 0
 
 	mu      sync.Mutex // guards what follows
 	conns   []dialed
@@ -282,8 +288,22 @@ func allFailed(failures []error) error {
 	return fmt.Errorf("none of the API servers can be used now: %s", strings.Join(texts, "; "))
 }
 
+// dial opens a connection within connectTimeout.
 func (c *Connection) dial(ctx context.Context, endpoint Endpoint, transport *http.Transport) (*http.ClientConn, error) {
-	conn, err := transport.NewClientConn(ctx, "https", endpoint.String())
+	timeout := cmp.Or(c.timeout, connectTimeout)
+	tooLate := fmt.Errorf("no connection within %s", timeout)
+	if c.ProxyURL != nil {
+		tooLate = fmt.Errorf("no connection through the proxy %s within %s", c.ProxyURL.Host, timeout)
+	}
+	// Not a context with a deadline, which would end a SOCKS handshake a moment before the context says why. It ends with
+	// the dial: the connection does not depend on it.
+	dialing, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer time.AfterFunc(timeout, func() { cancel(tooLate) }).Stop()
+	conn, err := transport.NewClientConn(dialing, "https", endpoint.String())
+	if err != nil && errors.Is(context.Cause(dialing), tooLate) {
+		err = tooLate
+	}
 	switch {
 	case err == nil:
 		return conn, nil

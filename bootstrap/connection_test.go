@@ -487,3 +487,49 @@ func TestConnectionDeadlines(t *testing.T) {
 		t.Errorf("the error is %v, want the cause of the cancellation", err)
 	}
 }
+
+// What net/http says to a proxy has no deadline of its own.
+func TestConnectionGivesUpASilentProxy(t *testing.T) {
+	if connectTimeout != 15*time.Second {
+		t.Errorf("the deadline of a connection is %s", connectTimeout)
+	}
+	silent, endpoint := silentEndpoint(t), mustEndpoint(t, "api.example.com:6443")
+	for _, scheme := range []string{"socks5", "http"} {
+		t.Run(scheme, func(t *testing.T) {
+			conn := connect(t, machineCA, endpoint)
+			conn.ProxyURL = &url.URL{Scheme: scheme, Host: silent.String()}
+			conn.timeout = 20 * time.Millisecond
+			done := make(chan error, 1)
+			go func() { done <- conn.Open(t.Context()) }()
+			select {
+			case err := <-done:
+				wantFault(t, err, 0, "cannot connect to "+endpoint.String()+": no connection through the proxy "+silent.String()+" within 20ms")
+			case <-time.After(10 * time.Second):
+				t.Fatal("it waits for the proxy")
+			}
+		})
+	}
+	t.Run("no proxy", func(t *testing.T) {
+		conn := connect(t, machineCA, silent)
+		conn.timeout = 20 * time.Millisecond
+		wantFault(t, conn.Open(t.Context()), 0, "cannot connect to "+silent.String()+": no connection within 20ms")
+	})
+}
+
+// The deadline is for the opening, and not for what is opened.
+func TestConnectionOutlivesItsDeadline(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	for _, protocol := range []string{"h2", "http/1.1"} {
+		t.Run(protocol, func(t *testing.T) {
+			s := serve(t, serverOptions{certificate: ca.issue(t), protocols: []string{protocol}}, named("s"))
+			conn := connect(t, ca, s.Endpoint)
+			conn.timeout = 2 * time.Second
+			mustGet(t, conn, "/")
+			<-time.After(conn.timeout + 100*time.Millisecond)
+			mustGet(t, conn, "/")
+			if got := len(s.accepted()); got != 1 {
+				t.Errorf("%d connections, want 1", got)
+			}
+		})
+	}
+}

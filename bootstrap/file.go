@@ -5,13 +5,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
-// readFile reads a file of this machine, of at most limit bytes, and tells its mode.
+// readFile reads a file of this machine, of at most limit bytes, and tells its mode. A pipe is refused: what is read here
+// is read again at each attempt, and a pipe gives it once. To open one that nobody writes to does not wait for ever.
 func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -20,8 +22,11 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if info.IsDir() {
+	switch {
+	case info.IsDir():
 		return nil, 0, fmt.Errorf("%s is a directory", path)
+	case !info.Mode().IsRegular():
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
@@ -32,7 +37,7 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 
 // checkSecrecy refuses a file with a secret that every user of this machine can read or write: it is none any more.
 func checkSecrecy(path string, mode fs.FileMode) error {
-	if mode.IsRegular() && mode.Perm()&0o007 != 0 {
+	if mode.Perm()&0o007 != 0 {
 		return fault.New(fault.Usage, "chmod 0600 "+path+", and consider the token known: delete it and make another",
 			"the file %s holds a token and is open to every user of this machine (mode %#o)", path, mode.Perm())
 	}

@@ -151,13 +151,13 @@ func kubeconfigRows(tb testing.TB) []kubeconfigRow {
 		{"a CA by path", replace("certificate-authority-data", "    certificate-authority: good-ca"), paths, "", ""},
 		{"a CA by path beside its data", insert("server:", "    certificate-authority: good-ca"), paths, "", ""},
 		{"a CA by a path that is not there", replace("certificate-authority-data", "    certificate-authority: absent"), paths, "its certificate-authority: open", ""},
-		{"a CA by a path without an end", replace("certificate-authority-data", "    certificate-authority: /dev/zero"), paths, "its certificate-authority: /dev/zero is larger than", ""},
+		{"a CA by a path without an end", replace("certificate-authority-data", "    certificate-authority: /dev/zero"), paths, "its certificate-authority: /dev/zero is not a regular file", ""},
 
 		user("a token", users("token: "+testTokenText), ""),
 		user("a token with a line break", users(`token: "`+testTokenText+`\n"`), "its token is not a bearer token"),
 		user("a user without anything", users("{}"), ""),
 		user("a token file", users("tokenFile: good-token"), ""),
-		user("a token file outside", users("tokenFile: /dev/zero"), "its tokenFile: /dev/zero is larger than"),
+		user("a token file outside", users("tokenFile: /dev/zero"), "its tokenFile: /dev/zero is not a regular file"),
 		user("a token file that is not there", users("tokenFile: absent"), "its tokenFile: open"),
 		user("an exec plugin", users("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, interactiveMode: Never}"), "it has an exec plugin"),
 		user("an auth-provider", users("auth-provider: {name: oidc}"), "it has an auth-provider"),
@@ -287,7 +287,7 @@ func TestReadDiscoveryFile(t *testing.T) {
 			}
 		})
 	}
-	for name, path := range map[string]string{"missing": dir + "/absent", "a directory": dir, "without an end": "/dev/zero", "empty": "/dev/null"} {
+	for name, path := range map[string]string{"missing": dir + "/absent", "a directory": dir, "without an end": "/dev/zero", "empty": writeFile(t, dir, "empty", "", 0o600)} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ReadDiscoveryFile(path, time.Now())
 			wantFault(t, err, fault.Usage, "discovery file")

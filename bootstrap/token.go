@@ -77,9 +77,9 @@ func (t Token) IsZero() bool { return t.ID == "" }
 const maxTokenFile = 64 << 10
 
 // ReadTokenFile reads a bootstrap token from a file, or from in where path is "-". A file that others than its owner
-// and group can read is refused: the token in it is no secret any more.
+// and group can read is refused: the token in it is no secret any more. So is a pipe: "-" is for that.
 func ReadTokenFile(path string, in io.Reader) (Token, error) {
-	const remedy = "write the token to that file with mode 0600, or give it with --token"
+	const remedy = "write the token to that file with mode 0600, or pipe it to --token-file -"
 	name := path
 	var data []byte
 	var err error
