@@ -53,49 +53,68 @@ var (
 	}
 )
 
-// Check says what is wrong with a template, all at once: what the API server would not accept, what the cluster's own
+// Mistake is one thing that is wrong with a template.
+type Mistake struct {
+	Field string // of the [Template]
+	Item  int    // of that field's list, from 0; -1 for the field as a whole
+	Text  string // one line, without a final period
+}
+
+// Check makes one error of all that is wrong with a template, see [Template.Mistakes].
+func (t Template) Check() error {
+	found := t.Mistakes()
+	if len(found) == 0 {
+		return nil
+	}
+	texts := make([]string, len(found))
+	for i, mistake := range found {
+		texts[i] = mistake.Text
+	}
+	return fault.New(fault.Usage, "change what the configuration says of this certificate", "such a certificate cannot be asked for: %s", strings.Join(texts, "; "))
+}
+
+// Mistakes says what is wrong with a template, all at once: what the API server would not accept, what the cluster's own
 // signers would fail, and what [Gate] would refuse however it is signed. A template of a signer that is not
 // Kubernetes' own is held against what every request must be; what else that signer wants, it alone knows.
 //
 // Of the subject, it refuses the group system:masters, which is above all authorization, from every signer (Kubernetes'
 // own signer for clients refuses it, too: the admission plugin CertificateSubjectRestriction). Other names that begin
 // with "system:" are the approver's to judge.
-func (t Template) Check() error {
-	t = t.canonical()
+func (t Template) Mistakes() []Mistake {
 	var m mistakes
 	m.checkSubject(t)
 	m.checkNames(t)
 	m.checkUsages(t)
-	m.checkSigner(t)
+	m.checkSigner(t.canonical())
 	if _, err := ParseLifetime(t.Lifetime); err != nil {
-		m.add("%w", err)
+		m.add("Lifetime", "%w", err)
 	}
-	if len(m) == 0 {
-		return nil
-	}
-	return fault.New(fault.Usage, "change what the configuration says of this certificate", "such a certificate cannot be asked for: %s", strings.Join(m, "; "))
+	return m
 }
 
-// mistakes are those of a template, each on one line.
-type mistakes []string
+// mistakes are those of a template.
+type mistakes []Mistake
 
-func (m *mistakes) add(format string, args ...any) {
-	*m = append(*m, fmt.Errorf(format, args...).Error())
+// add adds a mistake of a field as a whole.
+func (m *mistakes) add(field, format string, args ...any) { m.addItem(field, -1, format, args...) }
+
+func (m *mistakes) addItem(field string, item int, format string, args ...any) {
+	*m = append(*m, Mistake{field, item, fmt.Errorf(format, args...).Error()})
 }
 
 func (m *mistakes) checkSubject(t Template) {
 	if t.CommonName != "" && !isPlain(t.CommonName) {
-		m.add("the common name %q is not plain text", clip(t.CommonName))
+		m.add("CommonName", "the common name %q is not plain text without white space around it", clip(t.CommonName))
 	}
 	if t.CommonName == "" && len(t.names()) == 0 {
-		m.add("it has neither a common name nor a subject alternative name")
+		m.add("CommonName", "it has neither a common name nor a subject alternative name")
 	}
-	for _, o := range t.Organization {
+	for i, o := range t.Organization {
 		switch {
 		case !isPlain(o):
-			m.add("the organization %q is not plain text", clip(o))
+			m.addItem("Organization", i, "the organization %q is not plain text without white space around it", clip(o))
 		case o == "system:masters":
-			m.add("the organization %q is above all authorization", o)
+			m.addItem("Organization", i, "the organization %q is above all authorization", o)
 		}
 	}
 }
@@ -107,21 +126,26 @@ func isPlain(text string) bool {
 }
 
 func (m *mistakes) checkNames(t Template) {
-	for _, name := range t.DNSNames {
+	for i, name := range t.DNSNames {
 		if _, err := netip.ParseAddr(name); err == nil {
-			m.add("the DNS name %q is an IP address", name)
-		} else if !isDNSName(name) {
-			m.add("the DNS name %q is not valid (RFC 1123)", clip(name))
+			m.addItem("DNSNames", i, "the DNS name %q is an IP address: it belongs with the IP addresses", name)
+		} else if !isDNSName(strings.ToLower(name)) {
+			m.addItem("DNSNames", i, "the DNS name %q is not valid (RFC 1123): it has letters, digits, '-' and '.' alone, and '*' for the first label at most", clip(name))
 		}
 	}
-	for _, address := range t.IPAddresses {
-		if !address.IsValid() || address.Zone() != "" || address.IsUnspecified() || address.IsMulticast() {
-			m.add("the IP address %q is not that of one machine", address)
+	for i, address := range t.IPAddresses {
+		if address = address.Unmap(); !address.IsValid() || address.Zone() != "" || address.IsUnspecified() || address.IsMulticast() {
+			m.addItem("IPAddresses", i, "the IP address %q is not that of one machine", address)
 		}
 	}
-	for _, uri := range t.URIs {
-		if !isURI(uri) {
-			m.add("the URI %q is not absolute and in its normal form (RFC 3986)", clip(uri))
+	for i, uri := range t.URIs {
+		switch u, err := url.Parse(uri); {
+		case err != nil: // which repeats all of it
+			m.addItem("URIs", i, "this is not a URI")
+		case u.User != nil:
+			m.addItem("URIs", i, "the URI has user information in it, which everybody could read in the certificate")
+		case !isURI(uri):
+			m.addItem("URIs", i, "the URI %q is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics", clip(uri))
 		}
 	}
 }
@@ -160,16 +184,16 @@ func isURI(text string) bool {
 
 func (m *mistakes) checkUsages(t Template) {
 	if len(t.Usages) == 0 {
-		m.add("it has no usages")
+		m.add("Usages", "it has no usages")
 	}
-	for _, usage := range t.Usages {
+	for i, usage := range t.Usages {
 		_, isKey := keyUsages[usage]
 		_, isExtended := extendedUsages[usage]
 		switch {
 		case usage == certificates.UsageCertSign, usage == certificates.UsageCRLSign:
-			m.add("the usage %q is a CA's", usage)
+			m.addItem("Usages", i, "the usage %q is a CA's", usage)
 		case !isKey && !isExtended:
-			m.add("the usage %q is not known", clip(string(usage)))
+			m.addItem("Usages", i, "the usage %q is not known", clip(string(usage)))
 		}
 	}
 }
@@ -181,29 +205,29 @@ func (m *mistakes) checkSigner(t Template) {
 	case certificates.KubeAPIServerClientKubeletSignerName:
 		m.checkNode(t, certificates.UsageClientAuth)
 		if names := t.names(); len(names) != 0 {
-			m.add("the signer %s takes no subject alternative names (%s)", t.SignerName, list(names))
+			m.add("SignerName", "the signer %s takes no subject alternative names (%s)", t.SignerName, list(names))
 		}
 	case certificates.KubeletServingSignerName:
 		m.checkNode(t, certificates.UsageServerAuth)
 		if len(t.DNSNames)+len(t.IPAddresses) == 0 {
-			m.add("the signer %s wants a DNS name or an IP address", t.SignerName)
+			m.add("DNSNames", "the signer %s wants a DNS name or an IP address", t.SignerName)
 		}
 		if len(t.URIs) != 0 {
-			m.add("the signer %s takes no URIs", t.SignerName)
+			m.add("URIs", "the signer %s takes no URIs", t.SignerName)
 		}
 	case certificates.KubeAPIServerClientSignerName:
 		if t.CommonName == "" {
-			m.add("the signer %s makes users, and a user has a common name", t.SignerName)
+			m.add("CommonName", "the signer %s makes users, and a user has a common name", t.SignerName)
 		}
 		allowed := []certificates.KeyUsage{certificates.UsageKeyEncipherment, certificates.UsageDigitalSignature, certificates.UsageClientAuth}
 		if !slices.Contains(t.Usages, certificates.UsageClientAuth) || slices.ContainsFunc(t.Usages, func(u certificates.KeyUsage) bool { return !slices.Contains(allowed, u) }) {
-			m.add("the signer %s wants the usage %q, and takes %q and %q beside it", t.SignerName, allowed[2], allowed[1], allowed[0])
+			m.add("Usages", "the signer %s wants the usage %q, and takes %q and %q beside it", t.SignerName, allowed[2], allowed[1], allowed[0])
 		}
 	default:
 		if host, _, _ := strings.Cut(t.SignerName, "/"); host == "kubernetes.io" {
-			m.add("the signer %q is none of Kubernetes' own", clip(t.SignerName))
+			m.add("SignerName", "the signer %q is none of Kubernetes' own", clip(t.SignerName))
 		} else if !isSignerName(t.SignerName) {
-			m.add("the signer name %q is not of the form example.com/name", clip(t.SignerName))
+			m.add("SignerName", "the signer name %q is not of the form example.com/name", clip(t.SignerName))
 		}
 	}
 }
@@ -213,14 +237,14 @@ func (m *mistakes) checkSigner(t Template) {
 func (m *mistakes) checkNode(t Template, extended certificates.KeyUsage) {
 	node, isNode := strings.CutPrefix(t.CommonName, nodeUser)
 	if !isNode || len(validation.IsDNS1123Subdomain(node)) != 0 {
-		m.add("the signer %s wants a common name of the form %sNAME", t.SignerName, nodeUser)
+		m.add("CommonName", "the signer %s wants a common name of the form %sNAME", t.SignerName, nodeUser)
 	}
 	if !slices.Equal(t.Organization, []string{nodeGroup}) {
-		m.add("the signer %s wants the organization %s", t.SignerName, nodeGroup)
+		m.add("Organization", "the signer %s wants the organization %s", t.SignerName, nodeGroup)
 	}
 	without := slices.DeleteFunc(slices.Clone(t.Usages), func(u certificates.KeyUsage) bool { return u == certificates.UsageKeyEncipherment })
 	if want := []certificates.KeyUsage{certificates.UsageDigitalSignature, extended}; !slices.Equal(without, want) {
-		m.add("the signer %s wants the usages %q and %q", t.SignerName, want[0], want[1])
+		m.add("Usages", "the signer %s wants the usages %q and %q", t.SignerName, want[0], want[1])
 	}
 }
 

@@ -2,10 +2,12 @@ package csr
 
 import (
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	certificates "k8s.io/api/certificates/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
@@ -131,7 +133,8 @@ func TestCheck(t *testing.T) {
 		{"a URI without a scheme", custom, uri("//example.com/x"), "is not absolute"},
 		{"a scheme alone", custom, uri("spiffe:"), "is not absolute"},
 		{"a URI with a blank", custom, uri("spiffe://example.com/a b"), "is not absolute"},
-		{"a URI with a password", custom, uri("https://a:b@example.com/"), "is not absolute"},
+		{"a URI that is none", custom, uri("https://a:b@example.com:x"), "this is not a URI"},
+		{"a URI with a password", custom, uri("https://a:b@example.com/"), "the URI has user information in it"},
 		{"a URI that is not in its normal form", custom, uri("HTTPS://example.com/"), "and in its normal form"},
 		{"a URI with a bad host", custom, uri("spiffe://a_b/x"), "is not absolute"},
 		{"a URI with an empty label", custom, uri("spiffe://a..b/x"), "is not absolute"},
@@ -147,7 +150,7 @@ func TestCheck(t *testing.T) {
 		{"another usage of a CA", custom, usages("server auth", "crl sign"), `the usage "crl sign" is a CA's`},
 		{"extended usages alone", custom, usages("server auth", "client auth", "code signing", "s/mime"), ""},
 
-		{"two mistakes", custom, func(t *Template) { t.SignerName, t.DNSNames = "x", []string{"_"} }, `the DNS name "_" is not valid (RFC 1123); the signer name "x" is not of the form example.com/name`},
+		{"two mistakes", custom, func(t *Template) { t.SignerName, t.DNSNames = "x", []string{"_"} }, `and '*' for the first label at most; the signer name "x" is not of the form example.com/name`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			template := test.template
@@ -177,6 +180,69 @@ func TestCheck(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestMistakesNameTheirField(t *testing.T) {
+	node := KubeletClient("node-1", time.Minute)
+	node.CommonName, node.Organization, node.Usages, node.DNSNames = "a\n", []string{"system:masters", "a", " a"}, []certificates.KeyUsage{"x", "any", "cert sign"}, []string{"a.b", "_"}
+	serving := servingTemplate(t)
+	serving.DNSNames, serving.IPAddresses, serving.URIs = nil, nil, []string{"urn:b", "%", "https://a:b@c"}
+	user := Template{SignerName: certificates.KubeAPIServerClientSignerName, IPAddresses: addresses("192.0.2.1", "::")}
+	type place struct {
+		Field string
+		Item  int
+	}
+	for name, test := range map[string]struct {
+		template Template
+		want     []place
+	}{
+		"kubelet client": {node, []place{
+			{"CommonName", -1},
+			{"Organization", 0},
+			{"Organization", 2},
+			{"DNSNames", 1},
+			{"Usages", 0},
+			{"Usages", 2},
+			{"CommonName", -1},
+			{"Organization", -1},
+			{"Usages", -1},
+			{"SignerName", -1},
+			{"Lifetime", -1},
+		}},
+		"kubelet serving": {serving, []place{{"URIs", 1}, {"URIs", 2}, {"DNSNames", -1}, {"URIs", -1}}},
+		"client":          {user, []place{{"IPAddresses", 1}, {"Usages", -1}, {"CommonName", -1}, {"Usages", -1}}},
+		"nothing":         {Template{}, []place{{"CommonName", -1}, {"Usages", -1}, {"SignerName", -1}}},
+		"none":            {customTemplate, nil},
+	} {
+		var got []place
+		for _, mistake := range test.template.Mistakes() {
+			got = append(got, place{mistake.Field, mistake.Item})
+			if field, found := reflect.TypeFor[Template]().FieldByName(mistake.Field); !found || (mistake.Item >= 0 && field.Type.Kind() != reflect.Slice) {
+				t.Errorf("%s: a template has no such field: %+v", name, mistake)
+			}
+			if strings.Contains(mistake.Text, "a:b@") {
+				t.Errorf("%s: what may be a password is repeated: %+v", name, mistake)
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestIsSignerName(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for name, valid := range map[string]bool{
+		"example.com/a": true, "a.b/c.d": true, "kubernetes.io/kube-apiserver-client": true, "example/a": false, "example.com": false,
+		"example.com/": false, "/a": false, "example.com/a/b": false, "Example.com/a": false, "example.com/a_b": false, "example..com/a": false,
+		"example.com/a.": false, long + "a.com/a": false, strings.Repeat("a.", 120) + "com/" + long: true,
+		strings.Repeat("a.", 126) + "ab/a": false, strings.Repeat("a.", 126) + "a/a": true,
+		"a.b/" + strings.Repeat(long+".", 9) + "a": false,
+	} {
+		if isSignerName(name) != valid {
+			t.Errorf("%q is valid: %t", name, !valid)
+		}
 	}
 }
 
