@@ -1,35 +1,20 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	certificates "k8s.io/api/certificates/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/csr"
 )
-
-// usages are the values of KeyUsage in k8s.io/api/certificates/v1.
-var usages = map[certificates.KeyUsage]bool{
-	certificates.UsageSigning: true, certificates.UsageDigitalSignature: true, certificates.UsageContentCommitment: true,
-	certificates.UsageKeyEncipherment: true, certificates.UsageKeyAgreement: true, certificates.UsageDataEncipherment: true,
-	certificates.UsageCertSign: true, certificates.UsageCRLSign: true, certificates.UsageEncipherOnly: true,
-	certificates.UsageDecipherOnly: true, certificates.UsageAny: true, certificates.UsageServerAuth: true,
-	certificates.UsageClientAuth: true, certificates.UsageCodeSigning: true, certificates.UsageEmailProtection: true,
-	certificates.UsageSMIME: true, certificates.UsageIPsecEndSystem: true, certificates.UsageIPsecTunnel: true,
-	certificates.UsageIPsecUser: true, certificates.UsageTimestamping: true, certificates.UsageOCSPSigning: true,
-	certificates.UsageMicrosoftSGC: true, certificates.UsageNetscapeSGC: true,
-}
 
 // reservedNames are those that a certificate cannot have, with the reason.
 var reservedNames = map[string]string{
@@ -54,28 +39,19 @@ func (f *File) checkCertificates(r *report) {
 		case c.Name != "":
 			c.checkOwn(r, path)
 		}
+		c.checkTemplate(r, path)
 	}
 }
 
 // check is for what every certificate may say.
 func (c *Certificate) check(r *report, path string) {
 	at := func(key string) string { return join(path, key) }
-	if c.SignerName != "" {
-		r.check(at("signerName"), checkSignerName(c.SignerName))
-	}
-	if c.CommonName != "" {
-		r.check(at("commonName"), checkText(c.CommonName))
-	}
-	r.list(at("organizations"), c.Organizations, checkText)
-	r.list(at("dnsNames"), c.DNSNames, checkDNSName)
+	anything := func(string) error { return nil } // but what checkTemplate refuses
+	r.list(at("organizations"), c.Organizations, anything)
+	r.list(at("dnsNames"), c.DNSNames, anything)
 	r.list(at("ipAddresses"), c.IPAddresses, checkIPAddress)
-	r.list(at("uris"), c.URIs, checkURI)
-	r.list(at("usages"), c.Usages, func(usage string) error {
-		if !usages[certificates.KeyUsage(usage)] {
-			return fmt.Errorf("%s is no usage that the API knows", quote(usage))
-		}
-		return nil
-	})
+	r.list(at("uris"), c.URIs, anything)
+	r.list(at("usages"), c.Usages, anything)
 	if _, err := csr.ParseLifetime(time.Duration(c.Lifetime)); err != nil {
 		r.add(at("lifetime"), "%s: %s", err, fault.Remedy(err))
 	}
@@ -125,13 +101,64 @@ func (c *Certificate) checkOwn(r *report, path string) {
 	if c.Directory == "" {
 		r.add(join(path, "directory"), "is missing: a certificate other than %s and %s needs a directory", KubeletClient, KubeletServing)
 	}
-	named := c.CommonName != "" || c.MachineNames || len(c.DNSNames)+len(c.IPAddresses)+len(c.URIs) != 0
-	for _, key := range []string{"dnsNames", "ipAddresses", "uris", "machineNames"} { // one that is wrong is there
-		named = named || r.isBad(join(path, key))
-	}
-	if !named {
+	if c.CommonName == "" && len(c.DNSNames)+len(c.IPAddresses)+len(c.URIs) == 0 && !c.mayHaveNames(r, path) {
 		r.add(join(path, "commonName"), "is missing: a certificate needs a commonName, dnsNames, ipAddresses, uris or machineNames")
 	}
+}
+
+// mayHaveNames reports whether the certificate has names that are not known here: the machine's, or some that are wrong.
+func (c *Certificate) mayHaveNames(r *report, path string) bool {
+	return c.MachineNames || slices.ContainsFunc([]string{"dnsNames", "ipAddresses", "uris", "machineNames"}, func(key string) bool { return r.isBad(join(path, key)) })
+}
+
+// keysOf are the keys that the fields of a template come from.
+var keysOf = map[string]string{
+	"SignerName": "signerName", "CommonName": "commonName", "Organization": "organizations", "DNSNames": "dnsNames",
+	"IPAddresses": "ipAddresses", "URIs": "uris", "Usages": "usages", "Lifetime": "lifetime",
+}
+
+// checkTemplate refuses what could not be asked for, whatever the machine. Of a certificate without a name it is not
+// known whether it has a template of its own.
+func (c *Certificate) checkTemplate(r *report, path string) {
+	complete := *c
+	complete.fill()
+	t := complete.Template()
+	switch {
+	case c.Name == KubeletClient:
+		return // nothing of its template is said here
+	case c.Name == KubeletServing:
+		serving, _ := csr.KubeletServing("this-machine", nil, nil, 0) // checked below, with its names
+		serving.DNSNames, serving.IPAddresses = append(t.DNSNames, "this-machine"), t.IPAddresses
+		t = serving
+	case c.mayHaveNames(r, path):
+		t.DNSNames = append(t.DNSNames, "this-machine")
+	}
+	for _, m := range t.Mistakes() {
+		at := join(path, keysOf[m.Field])
+		switch {
+		case m.Item >= 0:
+			r.add(item(at, m.Item), "%s", m.Text)
+		case c.Name != "":
+			r.add(at, "%s", m.Text)
+		}
+	}
+}
+
+// Template returns what is asked for. Of a built-in certificate it has the names and the lifetime alone, since the rest
+// follows from the node.
+func (c *Certificate) Template() csr.Template {
+	t := csr.Template{
+		SignerName: c.SignerName, CommonName: c.CommonName, Organization: c.Organizations,
+		DNSNames: slices.Clone(c.DNSNames), URIs: c.URIs, Lifetime: time.Duration(c.Lifetime),
+	}
+	for _, text := range c.IPAddresses {
+		address, _ := netip.ParseAddr(text) // else none, which a template may not have
+		t.IPAddresses = append(t.IPAddresses, address)
+	}
+	for _, usage := range c.Usages {
+		t.Usages = append(t.Usages, certificates.KeyUsage(usage))
+	}
+	return t
 }
 
 // link returns the path of the link to the newest pair, or "" where it is not known.
@@ -149,62 +176,9 @@ func (c *Certificate) link(certDir string) string {
 	return filepath.Join(dir, name+"-current.pem")
 }
 
-// checkSignerName follows ValidateSignerName in k8s.io/kubernetes/pkg/apis/core/validation.
-func checkSignerName(name string) error {
-	domain, path, _ := strings.Cut(name, "/")
-	valid := strings.Contains(domain, ".") && len(name) <= 2*validation.DNS1123SubdomainMaxLength+validation.DNS1123LabelMaxLength+2 &&
-		len(validation.IsDNS1123Subdomain(domain)) == 0
-	for label := range strings.SplitSeq(domain, ".") {
-		valid = valid && len(validation.IsDNS1123Label(label)) == 0
-	}
-	for label := range strings.SplitSeq(path, ".") {
-		valid = valid && len(validation.IsDNS1123Subdomain(label)) == 0
-	}
-	switch {
-	case !valid:
-		return fmt.Errorf("%s is not a signer's name: write it as in example.com/serving", quote(name))
-	case name == "kubernetes.io/legacy-unknown":
-		return fmt.Errorf("the API does not take requests for %s any more", name)
-	}
-	return nil
-}
-
-func checkText(text string) error {
-	switch {
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return fmt.Errorf("%s has control characters in it", quote(text))
-	case strings.TrimSpace(text) != text:
-		return fmt.Errorf("%s has white space around it", quote(text))
-	}
-	return nil
-}
-
-func checkDNSName(name string) error {
-	if checkIPAddress(name) == nil {
-		return fmt.Errorf("%s is an IP address: it belongs under ipAddresses", quote(name))
-	}
-	if len(validation.IsDNS1123Subdomain(name)) != 0 && len(validation.IsWildcardDNS1123Subdomain(name)) != 0 {
-		return fmt.Errorf("%s is not a DNS name of lower-case letters, digits, '-' and '.'", quote(name))
-	}
-	return nil
-}
-
 func checkIPAddress(text string) error {
-	if addr, err := netip.ParseAddr(text); err != nil || addr.Zone() != "" {
+	if _, err := netip.ParseAddr(text); err != nil {
 		return fmt.Errorf("%s is not an IP address", quote(text))
-	}
-	return nil
-}
-
-func checkURI(text string) error {
-	uri, err := url.Parse(text)
-	switch {
-	case err != nil || !plainText(text) || strings.Contains(text, " "):
-		return errors.New("this is not a URI") // url.Error repeats the text
-	case uri.User != nil:
-		return errors.New("the URI has user information in it, which everybody could read in the certificate")
-	case !uri.IsAbs() || uri.Host == "" && uri.Opaque == "" && uri.Path == "":
-		return fmt.Errorf("%s is not an absolute URI: write it as in spiffe://example.com/metrics", quote(text))
 	}
 	return nil
 }

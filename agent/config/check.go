@@ -51,7 +51,9 @@ func (f *File) check(r *report) {
 	f.Paths.check(r)
 	f.checkClashes(r)
 	if f.Metrics.Listen != nil {
-		r.check("metrics.listen", checkListen(*f.Metrics.Listen))
+		paths := f.Paths
+		paths.fill()
+		r.check("metrics.listen", CheckListen(*f.Metrics.Listen, paths.RuntimeDir))
 	}
 	r.oneOf("log.format", f.Log.Format, "text", "json")
 	r.oneOf("log.level", f.Log.Level, "debug", "info", "warn", "error")
@@ -299,8 +301,9 @@ func (r *report) claim(used map[string]string, value, field string) {
 	}
 }
 
-// checkListen wants an address at which only this machine is served.
-func checkListen(text string) error {
+// CheckListen refuses an address for metrics at which more than this machine is served, or the status already. "" is
+// none.
+func CheckListen(text, runtimeDir string) error {
 	const form = "give a loopback address as in 127.0.0.1:10263, unix: and the path of a socket, or \"\" for none"
 	if path, unix := strings.CutPrefix(text, "unix:"); unix {
 		if err := checkPath(path); err != nil {
@@ -308,6 +311,9 @@ func checkListen(text string) error {
 		}
 		if len(path) > longestSocket {
 			return fmt.Errorf("the path of a socket has at most %d bytes", longestSocket)
+		}
+		if path == filepath.Join(runtimeDir, socketName) {
+			return fmt.Errorf("%s is the socket that nodejoin status asks, which has the metrics, too: give another path, or \"\" for none", quote(path))
 		}
 		return nil
 	}

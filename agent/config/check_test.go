@@ -119,28 +119,27 @@ func TestCertificates(t *testing.T) {
 			"11: certificates[0].directory: kubelet-serving is built in and has no directory of its own: leave it out",
 		}},
 		{"a subject", own + "  commonName: \"a\\nb\"\n  organizations: [a, a, \"\", \" b\"]\n", []string{
-			`5: certificates[0].commonName: "a\nb" has control characters in it`,
+			`5: certificates[0].commonName: the common name "a\nb" is not plain text without white space around it`,
 			`6: certificates[0].organizations[1]: "a" is there twice`,
 			`6: certificates[0].organizations[2]: there is nothing in it`,
-			`6: certificates[0].organizations[3]: " b" has white space around it`,
+			`6: certificates[0].organizations[3]: the organization " b" is not plain text without white space around it`,
 		}},
-		{"names", own + "  dnsNames: [a_b, \"*\", \"*.a\", 192.0.2.1, a.b, A.b]\n  ipAddresses: [a, 192.0.2.256, \"fe80::1%eth0\", \"::1\"]\n  uris: [a, /a, \"http:\", \"%\", \"a:b c\", \"a:ä\", \"a:b\"]\n", []string{
-			`5: certificates[0].dnsNames[0]: "a_b" is not a DNS name of lower-case letters, digits, '-' and '.'`,
-			`5: certificates[0].dnsNames[1]: "*" is not a DNS name of lower-case letters, digits, '-' and '.'`,
-			`5: certificates[0].dnsNames[3]: "192.0.2.1" is an IP address: it belongs under ipAddresses`,
-			`5: certificates[0].dnsNames[5]: "A.b" is not a DNS name of lower-case letters, digits, '-' and '.'`,
+		{"names", own + "  dnsNames: [a_b, \"*\", \"*.a\", 192.0.2.1, a.b]\n  ipAddresses: [a, 192.0.2.256, \"fe80::1%eth0\", \"::1\"]\n  uris: [a, /a, \"http:\", \"%\", \"a:b c\", \"a:ä\", \"a:b\"]\n", []string{
+			`5: certificates[0].dnsNames[0]: the DNS name "a_b" is not valid (RFC 1123): it has letters, digits, '-' and '.' alone, and '*' for the first label at most`,
+			`5: certificates[0].dnsNames[1]: the DNS name "*" is not valid (RFC 1123): it has letters, digits, '-' and '.' alone, and '*' for the first label at most`,
+			`5: certificates[0].dnsNames[3]: the DNS name "192.0.2.1" is an IP address: it belongs with the IP addresses`,
 			`6: certificates[0].ipAddresses[0]: "a" is not an IP address`,
 			`6: certificates[0].ipAddresses[1]: "192.0.2.256" is not an IP address`,
-			`6: certificates[0].ipAddresses[2]: "fe80::1%eth0" is not an IP address`,
-			`7: certificates[0].uris[0]: "a" is not an absolute URI: write it as in spiffe://example.com/metrics`,
-			`7: certificates[0].uris[1]: "/a" is not an absolute URI: write it as in spiffe://example.com/metrics`,
-			`7: certificates[0].uris[2]: "http:" is not an absolute URI: write it as in spiffe://example.com/metrics`,
+			`6: certificates[0].ipAddresses[2]: the IP address "fe80::1%eth0" is not that of one machine`,
+			`7: certificates[0].uris[0]: the URI "a" is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics`,
+			`7: certificates[0].uris[1]: the URI "/a" is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics`,
+			`7: certificates[0].uris[2]: the URI "http:" is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics`,
 			`7: certificates[0].uris[3]: this is not a URI`,
-			`7: certificates[0].uris[4]: this is not a URI`,
-			`7: certificates[0].uris[5]: this is not a URI`,
+			`7: certificates[0].uris[4]: the URI "a:b c" is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics`,
+			`7: certificates[0].uris[5]: the URI "a:ä" is not absolute and in its normal form (RFC 3986), as in spiffe://example.com/metrics`,
 		}},
 		{"usages", own + "  commonName: a\n  usages: [server auth, serverAuth, server auth]\n", []string{
-			`6: certificates[0].usages[1]: "serverAuth" is no usage that the API knows`, `6: certificates[0].usages[2]: "server auth" is there twice`,
+			`6: certificates[0].usages[2]: "server auth" is there twice`, `6: certificates[0].usages[1]: the usage "serverAuth" is not known`,
 		}},
 		{"a short life", own + "  commonName: a\n  lifetime: 599s\n", []string{"6: certificates[0].lifetime: the lifetime 9m59s is shorter than the API allows (10m0s): ask for 10m or more, or leave it out to get the cluster's own"}},
 		{"a key", own + "  commonName: a\n  keyAlgorithm: RSA-1024\n", []string{`6: certificates[0].keyAlgorithm: "RSA-1024" is not one of ECDSA-P256, ECDSA-P384, RSA-2048, RSA-3072, RSA-4096`}},
@@ -171,21 +170,64 @@ func TestCertificates(t *testing.T) {
 		}
 		expect(t, []badFile{test})
 	}
-	for name, valid := range map[string]bool{
-		"example.com/a": true, "a.b/c.d": true, "kubernetes.io/kube-apiserver-client": true, "example/a": false, "example.com": false,
-		"example.com/": false, "/a": false, "example.com/a/b": false, "Example.com/a": false, "example.com/a_b": false, "example..com/a": false,
-		"example.com/a.": false, strings.Repeat("a", 64) + ".com/a": false, strings.Repeat("a.", 120) + "com/" + strings.Repeat("a", 63): true,
-		strings.Repeat("a.", 126) + "ab/a": false, strings.Repeat("a.", 126) + "a/a": true,
-		"a.b/" + strings.Repeat(strings.Repeat("a", 63)+".", 9) + "a": false,
-	} {
-		if err := checkSignerName(name); (err == nil) != valid {
-			t.Errorf("the signer name %q: %v", name, err)
-		}
+	expect(t, []badFile{
+		{"signer", "certificates: [{name: a, signerName: a, directory: /a, commonName: a}]\n", []string{`1: certificates[0].signerName: the signer name "a" is not of the form example.com/name`}},
+		{"the signer of old", "certificates: [{name: a, signerName: kubernetes.io/legacy-unknown, directory: /a, commonName: a}]\n", []string{`1: certificates[0].signerName: the signer "kubernetes.io/legacy-unknown" is none of Kubernetes' own`}},
+	})
+}
+
+// What the agent would find out at its first request only.
+func TestTemplates(t *testing.T) {
+	const client, node, serving = "kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"
+	by := func(signer string) string {
+		return "certificates:\n- name: a\n  directory: /a\n  signerName: " + signer + "\n"
 	}
 	expect(t, []badFile{
-		{"signer", "certificates: [{name: a, signerName: a, directory: /a, commonName: a}]\n", []string{`1: certificates[0].signerName: "a" is not a signer's name: write it as in example.com/serving`}},
-		{"the signer of old", "certificates: [{name: a, signerName: kubernetes.io/legacy-unknown, directory: /a, commonName: a}]\n", []string{"1: certificates[0].signerName: the API does not take requests for kubernetes.io/legacy-unknown any more"}},
+		{"above all authorization", own + "  commonName: a\n  organizations:\n  - a\n  - system:masters\n", []string{
+			`8: certificates[0].organizations[1]: the organization "system:masters" is above all authorization`,
+		}},
+		{"a CA's usages", own + "  commonName: a\n  usages: [server auth, cert sign, crl sign]\n", []string{
+			`6: certificates[0].usages[1]: the usage "cert sign" is a CA's`, `6: certificates[0].usages[2]: the usage "crl sign" is a CA's`,
+		}},
+		{"no one machine's address", own + "  ipAddresses: [192.0.2.1, 0.0.0.0, \"ff02::1\"]\n", []string{
+			`5: certificates[0].ipAddresses[1]: the IP address "0.0.0.0" is not that of one machine`, `5: certificates[0].ipAddresses[2]: the IP address "ff02::1" is not that of one machine`,
+		}},
+		{"the kubelet's serving certificate of no one machine", "certificates:\n- name: kubelet-serving\n  dnsNames: [a, _]\n  ipAddresses: [\"::\"]\n", []string{
+			`3: certificates[0].dnsNames[1]: the DNS name "_" is not valid (RFC 1123): it has letters, digits, '-' and '.' alone, and '*' for the first label at most`,
+			`4: certificates[0].ipAddresses[0]: the IP address "::" is not that of one machine`,
+		}},
+		{"a serving certificate of another", by(serving) + "  commonName: a\n  organizations: [a]\n  uris: [\"urn:a:b\"]\n  usages: [client auth]\n", []string{
+			"2: certificates[0].dnsNames: the signer kubernetes.io/kubelet-serving wants a DNS name or an IP address",
+			"5: certificates[0].commonName: the signer kubernetes.io/kubelet-serving wants a common name of the form system:node:NAME",
+			"6: certificates[0].organizations: the signer kubernetes.io/kubelet-serving wants the organization system:nodes",
+			"7: certificates[0].uris: the signer kubernetes.io/kubelet-serving takes no URIs",
+			`8: certificates[0].usages: the signer kubernetes.io/kubelet-serving wants the usages "digital signature" and "server auth"`,
+		}},
+		{"a node with names", by(node) + "  commonName: system:node:a\n  organizations: [system:nodes]\n  machineNames: true\n  usages: [digital signature, client auth]\n", []string{
+			`4: certificates[0].signerName: the signer kubernetes.io/kube-apiserver-client-kubelet takes no subject alternative names ("DNS:this-machine")`,
+		}},
+		{"the usages by default are a server's", by(node) + "  commonName: system:node:a\n  organizations: [system:nodes]\n", []string{
+			`2: certificates[0].usages: the signer kubernetes.io/kube-apiserver-client-kubelet wants the usages "digital signature" and "client auth"`,
+		}},
+		{"a user without a name", by(client) + "  dnsNames: [a]\n", []string{"2: certificates[0].commonName: the signer kubernetes.io/kube-apiserver-client makes users, and a user has a common name"}},
+		{"a slip in a signer", by("kubernetes.io/kubelet-servng") + "  commonName: a\n", []string{`4: certificates[0].signerName: the signer "kubernetes.io/kubelet-servng" is none of Kubernetes' own`}},
+		{"without a name", "certificates:\n- organizations: [system:masters]\n", []string{
+			"2: certificates[0].name: is missing", `2: certificates[0].organizations[0]: the organization "system:masters" is above all authorization`,
+		}},
+		{"names that are wrong may be right ones", by(serving) + "  commonName: system:node:a\n  organizations: [system:nodes]\n  ipAddresses: 192.0.2.1\n", []string{
+			"7: certificates[0].ipAddresses: must be a list, not a string",
+		}},
 	})
+	for name, text := range map[string]string{
+		"a node's serving certificate": by(serving) + "  commonName: system:node:a\n  organizations: [system:nodes]\n  machineNames: true\n",
+		"a user":                       by(client) + "  commonName: a\n",
+		"the kubelet's own":            "certificates: [{name: kubelet-client}, {name: kubelet-serving}]\n",
+		"names of the kubelet's own":   "certificates: [{name: kubelet-serving, dnsNames: [A.example.com], ipAddresses: [\"::ffff:192.0.2.1\"]}]\n",
+	} {
+		if _, err := Parse([]byte(text), "c.yaml"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestHooks(t *testing.T) {
@@ -216,6 +258,7 @@ func TestHooks(t *testing.T) {
 
 func TestPaths(t *testing.T) {
 	const form = `: give a loopback address as in 127.0.0.1:10263, unix: and the path of a socket, or "" for none`
+	const taken = `, which has the metrics, too: give another path, or "" for none`
 	long := "/" + strings.Repeat("a", 4095)
 	expect(t, []badFile{
 		{"each", "paths:\n  kubeconfig: a\n  certDir: a\n  caFile: a\n  stateDir: a\n  runtimeDir: a\n  kubeletConfig: a\n", []string{
@@ -239,9 +282,12 @@ func TestPaths(t *testing.T) {
 		{"a relative socket", "metrics: {listen: \"unix:a\"}\n", []string{`1: metrics.listen: the path "a" is not absolute`}},
 		{"a URL of a socket", "metrics: {listen: \"unix:///a\"}\n", []string{`1: metrics.listen: the path "///a" is not in its simplest form: write "/a"`}},
 		{"a long socket", "metrics: {listen: \"unix:/" + strings.Repeat("a", 107) + "\"}\n", []string{"1: metrics.listen: the path of a socket has at most 107 bytes"}},
+		{"the status socket", "metrics: {listen: \"unix:/run/nodejoin/nodejoin.sock\"}\n", []string{`1: metrics.listen: "/run/nodejoin/nodejoin.sock" is the socket that nodejoin status asks` + taken}},
+		{"the status socket elsewhere", "paths: {runtimeDir: /run/a}\nmetrics: {listen: \"unix:/run/a/nodejoin.sock\"}\n", []string{`2: metrics.listen: "/run/a/nodejoin.sock" is the socket that nodejoin status asks` + taken}},
+		{"not the status socket", "paths: {runtimeDir: /run/a}\nmetrics: {listen: \"unix:/run/nodejoin/nodejoin.sock\"}\n", nil},
 	})
 	for _, listen := range []string{"127.0.0.1:1", "127.1.2.3:65535", "[::1]:10263", "unix:/run/a.sock", "unix:/" + strings.Repeat("a", 106), ""} {
-		if err := checkListen(listen); err != nil {
+		if err := CheckListen(listen, DefaultRuntimeDir); err != nil {
 			t.Errorf("%q: %v", listen, err)
 		}
 	}

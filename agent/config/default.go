@@ -99,16 +99,19 @@ func (f *File) defaultCertificates() {
 	}
 	f.Certificates = list
 	for i := range f.Certificates {
-		c := &f.Certificates[i]
-		fill(&c.KeyAlgorithm, string(csr.DefaultAlgorithm))
-		fill(&c.Mode, DefaultMode)
-		if len(c.Usages) == 0 && !c.BuiltIn() {
-			auth := certificates.UsageServerAuth
-			if c.SignerName == certificates.KubeAPIServerClientSignerName {
-				auth = certificates.UsageClientAuth
-			}
-			c.Usages = []string{string(certificates.UsageDigitalSignature), string(auth)}
+		f.Certificates[i].fill()
+	}
+}
+
+func (c *Certificate) fill() {
+	fill(&c.KeyAlgorithm, string(csr.DefaultAlgorithm))
+	fill(&c.Mode, DefaultMode)
+	if len(c.Usages) == 0 && !c.BuiltIn() {
+		auth := certificates.UsageServerAuth
+		if c.SignerName == certificates.KubeAPIServerClientSignerName {
+			auth = certificates.UsageClientAuth
 		}
+		c.Usages = []string{string(certificates.UsageDigitalSignature), string(auth)}
 	}
 }
 

@@ -225,11 +225,11 @@ type Certificate struct {
 	MachineNames bool `json:"machineNames,omitempty"`
 
 	// What the key is for, in the words of the API: `signing`, `digital signature`, `content commitment`,
-	// `key encipherment`, `key agreement`, `data encipherment`, `cert sign`, `crl sign`, `encipher only`, `decipher only`,
-	// `any`, `server auth`, `client auth`, `code signing`, `email protection`, `s/mime`, `ipsec end system`,
-	// `ipsec tunnel`, `ipsec user`, `timestamping`, `ocsp signing`, `microsoft sgc`, `netscape sgc`. With an RSA key,
-	// `key encipherment` is added. For the signer `kubernetes.io/kube-apiserver-client` the default is
-	// [digital signature, client auth].
+	// `key encipherment`, `key agreement`, `data encipherment`, `encipher only`, `decipher only`, `any`, `server auth`,
+	// `client auth`, `code signing`, `email protection`, `s/mime`, `ipsec end system`, `ipsec tunnel`, `ipsec user`,
+	// `timestamping`, `ocsp signing`, `microsoft sgc`, `netscape sgc`. These are asked for and no others; only of the
+	// kubelet's two signers `key encipherment` is asked for, too, where the key is an RSA key, as the kubelet does. For the
+	// signer `kubernetes.io/kube-apiserver-client` the default is [digital signature, client auth].
 	//
 	// Default: [digital signature, server auth].
 	Usages []string `json:"usages,omitempty"`
@@ -245,8 +245,8 @@ type Certificate struct {
 	KeyAlgorithm string `json:"keyAlgorithm,omitempty"`
 
 	// The directory of its files: NAME-current.pem is a link to the newest NAME-TIME.pem, which holds the certificate, its
-	// chain and the key. Nobody but its owner may be able to write to the directory. Required for a certificate of your
-	// own.
+	// chain and the key. It belongs to root or to the agent's user, and nobody else may be able to write to it. Required for
+	// a certificate of your own.
 	Directory string `json:"directory,omitempty"`
 
 	// A file for a copy of the certificate and its chain, for programs that want certificate and key in two files.
@@ -362,7 +362,8 @@ type Paths struct {
 
 // Metrics says where `/metrics` (Prometheus), `/healthz` and `/readyz` are served, over plain HTTP.
 type Metrics struct {
-	// A loopback address as IP:PORT, or `unix:` and the path of a socket. `""` serves them nowhere.
+	// A loopback address as IP:PORT, or `unix:` and the path of a socket other than nodejoin.sock in `paths.runtimeDir`,
+	// which has them, too. `--root` is put before the path. `""` serves them nowhere.
 	//
 	// Default: 127.0.0.1:10263.
 	Listen *string `json:"listen,omitempty"`
