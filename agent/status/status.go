@@ -51,6 +51,7 @@ const (
 	Unreadable  State = "unreadable"    // torn, empty, or the key is of another
 	Foreign     State = "foreign"       // of another name or of another cluster
 	Denied      State = "denied"        // there is none that can be used, and the request for one was denied
+	Refused     State = "refused"       // the API server does not accept it
 )
 
 // Certificate is one certificate that is kept.

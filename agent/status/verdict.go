@@ -113,7 +113,7 @@ func fit(text, aside, remedy string) string {
 		return text + aside + remedy
 	case len(text)+len(remedy) <= summaryLimit:
 		return text + remedy
-	case remedy == "" || len(remedy) > summaryLimit*3/4:
+	case remedy == "" || len(remedy) > summaryLimit*3/5: // it would leave too little of the cause
 		remedy = "; see: nodejoin status"
 	}
 	return clip(text, summaryLimit-len(remedy)) + remedy
@@ -213,6 +213,8 @@ func (c *Certificate) unusable(now time.Time, running bool) finding {
 		f.class = fault.Files
 	case Denied:
 		f.class = fault.Denied
+	case Refused:
+		f.class = fault.Refused
 	case Valid, Due: // until a moment ago
 		f.text = ""
 	}
@@ -239,6 +241,8 @@ func (c *Certificate) inWords(now time.Time) string {
 		return "the certificate on disk is of another name or another cluster"
 	case c.State == Denied:
 		return "the request was denied"
+	case c.State == Refused:
+		return "the API server does not accept the certificate"
 	case c.State == NotYetValid || now.Before(c.NotBefore):
 		return "the certificate becomes valid at " + stamp(c.NotBefore)
 	case c.State == Expired || c.expired(now):
