@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/agent/machine"
 	"github.com/nodejoin/nodejoin/bootstrap"
-	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
@@ -39,7 +40,7 @@ type Identity struct {
 	Joined bool `json:"joined"`
 }
 
-// Agent keeps a node's identity.
+// Agent keeps a node's identity, and its other certificates.
 type Agent struct {
 	// Report, if not nil, is told what the agent does and waits for.
 	Report func(Notice)
@@ -47,42 +48,81 @@ type Agent struct {
 	config *Config
 	store  *rotate.Store
 	log    *slog.Logger
+	clock  func() time.Time                                              // the wall clock
+	names  func(node string) (dns []string, ips []netip.Addr, err error) // the machine's
 
-	node     string // its name
-	forced   bool   // the operator's wish for a new certificate is still to be fulfilled
-	freshKey bool   // and it wants a new key, whatever request is under way
-	unsent   bool   // the pending key was made by this run and no request was sent for it
-	joined   bool   // this run obtained a certificate
-	dead     string // fingerprint of a certificate that the API server does not know any more
-	refusals int    // answers 401 and 403 since the credential was last accepted
-	expired  bool   // a certificate was issued that had expired already
-	waiting  *csr.Progress
+	identity *keeper
+	keepers  []*keeper // identity first
+	daemon   bool      // it never ends, and waits for what a person must do
+
+	lastDiscoveries []bootstrap.Discovery // by access, of the identity's last attempt
+	settled         *rotate.Disk          // the identity as it was last seen to be in order
+
+	proven chan struct{}   // has something in it when the identity was proved after the CA bundle was looked at last
+	begun  time.Time       // when all minutes began that are counted
+	worked atomic.Bool     // since rest was called last
+	idle   func(idle bool) // told when there will be nothing to do for long, and when there is; nil for nobody
+
+	board board
+	hooks hooks
 }
 
 // New returns an agent. Nothing is read or written yet.
 func New(config *Config, log *slog.Logger) *Agent {
-	if d, ok := config.discovery.(*bootstrap.ByToken); ok {
-		d.Log = log
+	a := &Agent{config: config, store: rotate.NewStore(config.paths), log: log, clock: time.Now, names: machine.Names, proven: make(chan struct{}, 1), begun: time.Now()}
+	place := config.options.Client
+	place.Name, place.Dir = rotate.ClientName, config.paths.CertDir
+	a.store.Client = a.store.Slot(place)
+	a.board.init(config)
+	a.hooks.woken, a.hooks.tried = make(chan struct{}, 1), map[string]string{}
+	a.identity = newIdentity(a)
+	a.keepers = []*keeper{a.identity}
+	for _, c := range config.certificates {
+		a.keepers = append(a.keepers, newOther(a, c))
 	}
-	return &Agent{config: config, store: rotate.NewStore(config.paths), log: log, node: config.nodeName, forced: config.force, freshKey: config.force}
+	return a
+}
+
+// now returns the time of the wall clock, with no monotonic reading that would stand still while the machine sleeps.
+func (a *Agent) now() time.Time { return a.clock().Round(0) }
+
+// clockStep is how far the wall clock must go away from the monotonic one to have been set.
+const clockStep = time.Second
+
+// watchClock returns what tells whether the clock was set since, or the machine was suspended: a time that was fixed before
+// may be far away by now, on either side.
+func (a *Agent) watchClock() (wasSet func() bool) {
+	begun, wall := time.Now(), a.now()
+	return func() bool { return (a.now().Sub(wall) - time.Since(begun)).Abs() >= clockStep }
+}
+
+// works says that there is work: what rest has given up is wanted again.
+func (a *Agent) works() {
+	if !a.worked.Swap(true) && a.idle != nil {
+		a.idle(false)
+	}
+}
+
+// rest says that nothing will be done for long.
+func (a *Agent) rest() {
+	if a.worked.Swap(false) && a.idle != nil {
+		a.idle(true)
+	}
 }
 
 // Join goes round the loop until this machine's identity is durable and was seen to work. On a machine that has joined
 // it returns at once, without a request.
 func (a *Agent) Join(ctx context.Context) (*Identity, error) {
-	disk, err := a.store.Load()
+	s, err := a.loadIdentity()
 	if err != nil {
 		return nil, err
 	}
-	if err := a.settleName(disk); err != nil {
-		return nil, err
+	if a.isProven(s) {
+		a.comparePins(s.disk)
+		a.removeUsedTokens(&s.disk.Record)
+		return a.describe(s.disk), nil
 	}
-	if a.isProven(disk) {
-		a.comparePins(disk)
-		a.removeUsedToken()
-		return a.identity(disk), nil
-	}
-	if err := a.missingInput(disk); err != nil {
+	if err := a.missingInput(s); err != nil {
 		return nil, err
 	}
 	lock, err := a.store.Lock()
@@ -98,8 +138,8 @@ func (a *Agent) Join(ctx context.Context) (*Identity, error) {
 
 // retreat leaves nothing of a join that came to nothing. The key of a request that may have been sent is kept.
 func (a *Agent) retreat() error {
-	if a.unsent {
-		if err := a.store.DropPendingKey(); err != nil {
+	if a.identity.unsent {
+		if err := a.store.Client.DropPendingKey(); err != nil {
 			return err
 		}
 	}
@@ -108,15 +148,16 @@ func (a *Agent) retreat() error {
 }
 
 // missingInput returns what the operator must still say before this machine can go on, and why that is needed.
-func (a *Agent) missingInput(disk *rotate.Disk) error {
-	reason, message := rotate.WhyReplace(disk, a.node, time.Now())
+func (a *Agent) missingInput(s *sight) error {
+	access := a.config.accesses()[0]
+	reason, message := a.identity.judge(s)
 	switch {
-	case a.forced || reason == rotate.Missing:
-		return a.config.missing()
-	case reason != "":
-		return needed(message, a.config.missing())
-	case !disk.Whole():
-		return needed("the kubeconfig is missing or damaged", a.config.discoveryErr) // only that is to be made, which takes no credential
+	case a.identity.wants().forced || reason == rotate.Missing:
+		return access.missing()
+	case !reason.Usable():
+		return needed(message, access.missing())
+	case !s.disk.Whole():
+		return needed("the kubeconfig is missing or damaged", access.discoveryErr) // only that is to be made, which takes no credential
 	}
 	return nil // only to be proven
 }
@@ -126,45 +167,15 @@ func needed(reason string, missing error) error {
 	if missing == nil {
 		return nil
 	}
+	if !fault.IsFinal(missing) {
+		return fmt.Errorf("%s, and %w", reason, missing)
+	}
 	return fault.New(fault.ClassOf(missing), fault.Remedy(missing), "%s, and %w", reason, missing)
 }
 
-// comparePins tells an operator who asks a machine that has joined to join another cluster that nothing was done.
-func (a *Agent) comparePins(disk *rotate.Disk) {
-	ca, err := bootstrap.ParseBundle(disk.Kubeconfig.CA, time.Now())
-	if err == nil && len(a.config.pins) != 0 && ca.Pinned(a.config.pins).IsZero() {
-		a.tell(Notice{Text: "none of the CA hashes that were given is of the cluster that this machine has joined", Remedy: "to join another cluster: nodejoin join --force ..."})
-	}
-}
-
-// settleName decides which node this machine is. The name that it joined with wins over the host's, which may have
-// changed; a name that the operator gave must fit.
-func (a *Agent) settleName(disk *rotate.Disk) error {
-	if errors.Is(disk.KubeconfigErr, rotate.ErrUnmanaged) && !a.forced {
-		return fault.New(fault.Files, "move it away to make this machine a node by certificate, or replace it with --force", "somebody else keeps this machine's identity: %w", disk.KubeconfigErr)
-	}
-	if disk.Pair == nil {
-		return nil
-	}
-	joined := disk.Pair.NodeName()
-	switch {
-	case joined == a.node || a.config.named && a.forced:
-	case joined == "" && a.forced:
-	case joined == "":
-		return fault.New(fault.Files, "move it away, or replace it with --force", "the certificate in %s is of %q, which is no node", disk.PairPath, disk.Pair.Leaf.Subject)
-	case a.config.named:
-		return fault.New(fault.Files, "leave --node-name out to keep it, or become the other node with --force",
-			"this machine is the node %q already, and is asked to become %q", joined, a.node)
-	default:
-		a.tell(Notice{Text: fmt.Sprintf("this machine stays the node %q that it joined as, although its host name is %q", joined, a.node)})
-		a.node = joined
-	}
-	return nil
-}
-
-func (a *Agent) isProven(disk *rotate.Disk) bool {
-	reason, _ := rotate.WhyReplace(disk, a.node, time.Now())
-	return reason == "" && disk.Whole() && !a.forced && disk.State.Verified == disk.Pair.Fingerprint() && a.dead == ""
+func (a *Agent) isProven(s *sight) bool {
+	reason, _ := a.identity.judge(s)
+	return reason.Usable() && s.disk.Whole() && !a.identity.wants().forced && s.disk.Record.Verified == s.disk.Pair.Fingerprint()
 }
 
 // untilJoined repeats the pass until it succeeds, until it fails for good, or until the time is over.
@@ -174,14 +185,21 @@ func (a *Agent) untilJoined(ctx context.Context) (*Identity, error) {
 	var pause backoff
 	var last error
 	for ctx.Err() == nil {
-		identity, err := a.pass(ctx)
-		if err == nil || fault.IsFinal(err) {
-			return identity, err
+		err := a.identity.pass(ctx)
+		switch {
+		case err == nil:
+			a.runDueHooks(ctx)
+			return a.describe(a.settled), nil
+		case fault.IsFinal(err):
+			return nil, err
+		case errors.Is(err, errAgain):
+			continue
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		last, a.waiting = err, nil // what a request waited for before that is not why it is late
+		last = err
+		a.identity.waitsFor(nil) // what a request waited for before that is not why it is late
 		a.log.Debug("attempt failed", "err", err)
 		a.tell(Notice{Text: err.Error(), Waiting: true})
 		if pause.wait(ctx, err) != nil {
@@ -196,7 +214,7 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fault.New(fault.Unexpected, "run it again: it goes on where it stopped", "interrupted")
 	}
-	w := a.waiting
+	w := a.identity.waitingFor()
 	switch {
 	case w == nil && last == nil:
 		return fault.New(fault.Unexpected, "look at the network, or wait longer with --timeout", "not joined after %s: the API server did not answer in time", a.config.timeout)
@@ -210,121 +228,21 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 		"nobody approved the request %s (by %s) within %s", w.Name, w.Username, a.config.timeout)
 }
 
-// pass goes once round the loop.
-func (a *Agent) pass(ctx context.Context) (*Identity, error) {
-	disk, err := a.store.Load()
-	if err != nil {
-		return nil, err
-	}
-	reason, message := rotate.WhyReplace(disk, a.node, time.Now())
-	switch {
-	case a.forced:
-		message = "a new certificate is asked for"
-	case reason == "" && disk.Pair.Fingerprint() == a.dead:
-		message = fmt.Sprintf("the API server does not accept this node's certificate (serial %s)", disk.Pair.Leaf.SerialNumber.Text(16))
-	case reason == "":
-		return a.prove(ctx, disk)
-	}
-	a.log.Info("a certificate is needed", "node", a.node, "reason", reason, "message", message)
-	if err := needed(message, a.config.missing()); err != nil {
-		return nil, err
-	}
-	if err := a.obtain(ctx, disk); err != nil {
-		return nil, err
-	}
-	if disk, err = a.store.Load(); err != nil {
-		return nil, err
-	}
-	return a.prove(ctx, disk)
-}
-
-// prove shows that the identity on disk works, by using it, and then lets go of what was needed to get it. Where the
-// kubeconfig is missing or leads elsewhere it is made anew first.
-func (a *Agent) prove(ctx context.Context, disk *rotate.Disk) (*Identity, error) {
-	if !disk.Whole() {
-		if err := a.repairKubeconfig(ctx, disk); err != nil {
-			return nil, err
-		}
-		var err error
-		if disk, err = a.store.Load(); err != nil {
-			return nil, err
-		}
-	}
-	if disk.State.Verified != disk.Pair.Fingerprint() {
-		if err := a.proveOverNetwork(ctx, disk); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.letGo(); err != nil {
-		return nil, err
-	}
-	// Last, since a run that finds it looks no further.
-	if err := a.store.SaveState(rotate.State{Verified: disk.Pair.Fingerprint()}); err != nil {
-		return nil, err
-	}
-	return a.identity(disk), nil
-}
-
-// letGo removes what was needed to get an identity that works.
-func (a *Agent) letGo() error {
-	if err := a.store.DropPendingKey(); err != nil {
-		return err
-	}
-	a.removeUsedToken()
-	return nil
-}
-
-func (a *Agent) removeUsedToken() {
-	if a.config.usedUp == "" {
-		return
-	}
-	if err := os.Remove(a.config.usedUp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		a.tell(Notice{Text: fmt.Sprintf("the used token could not be removed: %v", err), Remedy: "rm " + a.config.usedUp})
-	}
-}
-
-// repairKubeconfig makes the kubeconfig and the CA bundle for a pair that is there, once that has authenticated to the
-// cluster that they will name.
-func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
-	if err := a.config.discoveryErr; err != nil {
-		return err
-	}
-	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.log)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if _, err := a.authenticate(ctx, cluster, disk.Pair); err != nil {
-		a.markDead(disk.Pair, err)
-		return err
-	}
-	return a.store.CommitKubeconfig(kubeconfigOf(cluster, conn, disk.Pair))
-}
-
-// kubeconfigOf returns the kubeconfig for a pair: its server is the one that the cluster names, and where the operator
-// listed several, the one in use.
-func kubeconfigOf(cluster *bootstrap.Cluster, conn *bootstrap.Connection, pair *rotate.KeyPair) *rotate.Kubeconfig {
-	server := conn.Endpoint()
-	if cluster.Named {
-		server = cluster.Endpoints[0]
-	}
-	k := &rotate.Kubeconfig{Server: server.URL(), TLSServerName: cluster.TLSServerName, CA: cluster.CA.PEM(), Pair: pair}
-	if cluster.ProxyURL != nil {
-		k.ProxyURL = cluster.ProxyURL.String()
-	}
-	return k
-}
-
-func (a *Agent) identity(disk *rotate.Disk) *Identity {
+// describe returns the identity on disk.
+func (a *Agent) describe(disk *rotate.Disk) *Identity {
 	leaf := disk.Pair.Leaf
 	return &Identity{
-		Node: a.node, Server: disk.Kubeconfig.Server, Kubeconfig: a.config.paths.Kubeconfig, Certificate: disk.PairPath,
-		Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), Joined: a.joined,
+		Node: a.node(), Server: disk.Kubeconfig.Server, Kubeconfig: a.config.paths.Kubeconfig, Certificate: disk.PairPath,
+		Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(), Joined: a.identity.joined(),
 	}
 }
 
+// tell says something to whoever follows the agent: a person, or the log, which hears it once.
 func (a *Agent) tell(n Notice) {
 	if a.Report != nil {
 		a.Report(n)
+	}
+	if a.daemon && !n.Waiting && a.board.isNews(n.Text) {
+		a.log.Info("notice", "text", n.Text, "remedy", n.Remedy)
 	}
 }

@@ -17,11 +17,14 @@ const (
 
 // backoff doubles the pause between attempts, with full jitter over a floor of half, so that machines that lost their
 // API server together do not come back together. The zero value begins with the first pause.
-type backoff struct{ pause time.Duration }
+type backoff struct {
+	first, longest time.Duration // firstPause and longPause, if they are zero
+	pause          time.Duration // the last
+}
 
 // next returns the pause before the next attempt, after err.
 func (b *backoff) next(err error) time.Duration {
-	b.pause = min(max(2*b.pause, firstPause), longPause)
+	b.pause = min(max(2*b.pause, orDefault(b.first, firstPause)), orDefault(b.longest, longPause))
 	pause := b.pause/2 + rand.N(b.pause) //nolint:gosec // jitter is no secret
 	if seconds, asked := apierrors.SuggestsClientDelay(err); asked {
 		pause = max(pause, min(time.Duration(seconds)*time.Second, mostAsked))

@@ -4,187 +4,451 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/agent/status"
 	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
+// way is one way to ask for a certificate: an identity or a credential, and the cluster that it is shown to.
+type way struct {
+	name    string          // of what is shown, for a person
+	remedy  string          // when it is refused
+	own     bool            // it is the node's own certificate
+	pair    *rotate.KeyPair // own's
+	joined  bool            // the cluster is the one that the files on disk name already
+	missing error           // why it cannot be tried
+
+	connect      func(ctx context.Context) (*bootstrap.Cluster, *bootstrap.Connection, error)
+	authenticate func(next http.RoundTripper) http.RoundTripper
+}
+
 // application is one attempt to get a certificate.
 type application struct {
-	disk    *rotate.Disk // as it was found
+	sight   *sight
+	way     way
 	cluster *bootstrap.Cluster
 	conn    *bootstrap.Connection
 	request *csr.Request
 	unsaved []byte // what must be durable before the request is sent, and is not yet
+
+	anchored bool // what was issued comes from a CA of the cluster's bundle
 }
 
-// obtain gets a certificate and commits it. What does not depend on an answer of the network is done while that is
-// awaited: the key is made durable during the discovery, and the files around the certificate while the request waits.
-func (a *Agent) obtain(ctx context.Context, disk *rotate.Disk) error {
-	app := application{disk: disk}
-	prepared := make(chan error, 1)
-	go func() { prepared <- a.prepareRequest(&app) }()
-	cluster, conn, err := bootstrap.Connect(ctx, a.config.discovery, a.log)
-	if unprepared := <-prepared; unprepared != nil && !fault.IsFinal(err) {
-		err = unprepared
+// obtain gets a certificate and commits it. The ways to ask for it are tried in turn, all with the same request; message
+// says why it is needed.
+func (k *keeper) obtain(ctx context.Context, s *sight, message string) error {
+	var failures []failure
+	ways := k.role.ways(s)
+	if !slices.ContainsFunc(ways, func(w way) bool { return w.missing == nil }) {
+		for _, w := range ways {
+			failures = append(failures, failure{way: w.name, err: needed(message, w.missing)})
+		}
+		return allClosed(failures)
 	}
+	app := application{sight: s}
+	preparing := make(chan error, 1)
+	go func() { preparing <- k.prepareRequest(&app) }()
+	prepared := sync.OnceValue(func() error { return <-preparing })
+	defer func() { _ = prepared() }() // whoever writes waits for it
+	for _, w := range ways {
+		if w.missing != nil {
+			failures = append(failures, failure{way: w.name, err: w.missing, untried: true})
+			continue
+		}
+		app.way = w
+		err := k.along(ctx, &app, prepared)
+		switch {
+		case err == nil:
+			k.fulfilled()
+			return nil
+		case ctx.Err() != nil:
+			return err
+		}
+		closed, isOfWay := errors.AsType[wayError](err)
+		if !isOfWay {
+			return err
+		}
+		failures = append(failures, failure{way: w.name, err: closed.error})
+		if w.own && !fault.IsFinal(closed.error) {
+			break // it is the cluster that cannot be reached, and not the certificate that does not work
+		}
+		k.log.Debug("one way is closed", "credential", w.name, "err", err)
+	}
+	return allClosed(failures)
+}
+
+// wayError is a failure of a way that another way may not have.
+type wayError struct{ error }
+
+func (e wayError) Unwrap() error { return e.error }
+
+type failure struct {
+	way     string
+	err     error
+	untried bool // something was missing for it
+}
+
+// decisiveOf returns the failure that says what is to be done: what no credential mends, else that of the last way that was
+// tried.
+func decisiveOf(failures []failure) error {
+	var decisive error
+	for _, f := range failures {
+		if fault.ClassOf(f.err) == fault.Untrusted {
+			return f.err
+		}
+		if !f.untried || decisive == nil {
+			decisive = f.err
+		}
+	}
+	return decisive
+}
+
+// allClosed makes one error of the failures of all ways. It is final if all are.
+func allClosed(failures []failure) error {
+	last := map[string]error{} // a credential that was tried at two places has failed once
+	var order []string
+	for _, f := range failures {
+		if last[f.way] == nil {
+			order = append(order, f.way)
+		}
+		last[f.way] = f.err
+	}
+	if len(order) == 1 {
+		return last[order[0]]
+	}
+	var passing []error
+	texts := make([]string, len(order))
+	for i, name := range order {
+		if !fault.IsFinal(last[name]) {
+			passing = append(passing, last[name])
+		}
+		texts[i] = "with " + name + ": " + last[name].Error()
+	}
+	text := strings.Join(texts, "; ")
+	if len(passing) != 0 {
+		return passingError{text, passing}
+	}
+	decisive := decisiveOf(failures)
+	return fault.New(fault.ClassOf(decisive), fault.Remedy(decisive), "%s", text)
+}
+
+// passingError is the error of several ways of which some may open by themselves: it wraps what those said, such as when to
+// come back.
+type passingError struct {
+	text    string
+	passing []error
+}
+
+func (e passingError) Error() string { return e.text }
+
+func (e passingError) Unwrap() []error { return e.passing }
+
+// along goes one way: it connects, and asks. What does not depend on an answer of the network is done while that is awaited:
+// the key is made durable during the discovery, and the files around the certificate while the request waits.
+func (k *keeper) along(ctx context.Context, app *application, prepared func() error) error {
+	k.beat()
+	cluster, conn, err := app.way.connect(ctx)
 	if conn != nil {
 		defer conn.Close()
 	}
+	if unprepared := prepared(); unprepared != nil && !fault.IsFinal(err) {
+		return unprepared
+	}
 	if err != nil {
-		return err
+		return wayError{err}
 	}
 	app.cluster, app.conn = cluster, conn
-	a.log.Info("the cluster is verified", "endpoint", conn.Endpoint().String(), "ca", cluster.CA.String())
-	a.tell(Notice{Text: fmt.Sprintf("the API server %s is verified by %s", conn.Endpoint(), cluster.CA.Subjects())})
+	k.agent.uses(app.way.name)
+	k.log.Info("the cluster is verified", "endpoint", conn.Endpoint().String(), "ca", cluster.CA.String(), "credential", app.way.name)
+	k.agent.tell(Notice{Text: fmt.Sprintf("the API server %s is verified by %s", conn.Endpoint(), cluster.CA.Subjects())})
 	if app.unsaved != nil {
-		if err := a.savePending(app.unsaved); err != nil {
+		if err := k.savePending(app.unsaved); err != nil {
 			return err
 		}
+		app.unsaved = nil
 	}
-	if err := a.applyAndCommit(ctx, &app); err != nil {
-		return err
-	}
-	a.forced, a.dead, a.joined = false, "", true
-	return nil
+	return k.applyAndCommit(ctx, app)
 }
 
-// applyAndCommit gets a certificate that may become the identity, and makes it that. Where the files around it cannot
-// be written there is no use in waiting for it.
-func (a *Agent) applyAndCommit(ctx context.Context, app *application) error {
+// applyAndCommit gets a certificate that may be the one wanted, and makes it that. Where the files around it cannot be
+// written there is no use in waiting for it.
+func (k *keeper) applyAndCommit(ctx context.Context, app *application) error {
 	waiting, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	staging := make(chan *rotate.Staged, 1)
+	staging := make(chan staged, 1)
 	go func() {
-		staged, err := a.store.Stage(kubeconfigOf(app.cluster, app.conn, nil))
+		files, err := k.role.stage(app)
 		if err != nil {
 			giveUp(err)
 		}
-		staging <- staged
+		staging <- files
 	}()
-	pair, err := a.apply(waiting, app)
-	staged := <-staging
-	if staged == nil {
+	pair, err := k.apply(waiting, app)
+	files := <-staging
+	if files == nil {
 		return context.Cause(waiting)
 	}
 	if err == nil {
-		err = staged.Commit(pair, time.Now())
+		err = files.Commit(pair, k.agent.now())
 	}
-	if err := errors.Join(err, staged.Discard()); err != nil {
+	if err := errors.Join(err, files.Discard()); err != nil {
 		return err
 	}
-	a.log.Info("the identity is on disk", "node", a.node, "until", pair.Leaf.NotAfter)
+	if err := k.slot.Remember(func(record *rotate.Record) { record.ObtainedWith = app.way.name }); err != nil {
+		return err
+	}
+	k.log.Info("the certificate is on disk", "node", k.agent.node(), "serial", pair.Leaf.SerialNumber.Text(16), "until", pair.Leaf.NotAfter)
 	return nil
 }
 
 // prepareRequest makes the request: the one that is under way, or a new one with a new key. The key is durable when it
 // returns, unless it would take the place of another: then nothing is written until the cluster has been found.
-func (a *Agent) prepareRequest(app *application) error {
-	template := csr.KubeletClient(a.node, a.config.lifetime)
-	if len(app.disk.PendingKey) != 0 && !a.freshKey {
-		request, err := csr.ResumeRequest(app.disk.PendingKey, template, a.config.algorithm)
-		if err == nil || fault.IsFinal(err) {
+func (k *keeper) prepareRequest(app *application) error {
+	found, template := app.sight.found, app.sight.template
+	if len(found.PendingKey) != 0 && !k.wants().freshKey {
+		request, err := csr.ResumeRequest(found.PendingKey, template, k.algorithm)
+		switch {
+		case err == nil:
 			app.request = request
+			return nil
+		case errors.Is(err, csr.ErrOtherWish) && k.agent.daemon: // what is wanted has changed, and what was asked for is of no use any more
+			k.log.Info("the request that is under way is given up: something else is wanted now", "err", err)
+		case fault.IsFinal(err):
 			return err
+		default:
+			aside, err := k.slot.SetAsidePendingKey()
+			if err != nil {
+				return err
+			}
+			found.PendingKey = nil
+			k.agent.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
 		}
-		aside, err := a.store.SetAsidePendingKey()
-		if err != nil {
-			return err
-		}
-		app.disk.PendingKey = nil
-		a.tell(Notice{Text: "the key of the pending request was damaged and is set aside as " + aside})
 	}
-	key, err := csr.GenerateKey(a.config.algorithm)
+	key, err := csr.GenerateKey(k.algorithm)
 	if err != nil {
 		return err
 	}
-	if app.request, err = csr.NewRequest(template, key); err != nil {
-		return err
-	}
-	pending, err := app.request.MarshalPending()
+	request, err := csr.NewRequest(template, key)
 	if err != nil {
 		return err
 	}
-	if len(app.disk.PendingKey) != 0 {
+	pending, err := request.MarshalPending()
+	if err != nil {
+		return err
+	}
+	app.request = request
+	if len(found.PendingKey) != 0 {
 		app.unsaved = pending
 		return nil
 	}
-	return a.savePending(pending)
+	return k.savePending(pending)
 }
 
 // savePending makes a new request durable.
-func (a *Agent) savePending(pending []byte) error {
-	if err := a.store.SavePendingKey(pending); err != nil {
+func (k *keeper) savePending(pending []byte) error {
+	if err := k.slot.SavePendingKey(pending); err != nil {
 		return err
 	}
-	a.freshKey, a.unsent = false, true
+	k.mu.Lock()
+	k.freshKey = false
+	k.mu.Unlock()
+	k.unsent = true
 	return nil
 }
 
-// apply gets a certificate that may become the identity.
-func (a *Agent) apply(ctx context.Context, app *application) (*rotate.KeyPair, error) {
-	chain, err := a.submit(ctx, app)
+// apply gets a certificate that may become the current one.
+func (k *keeper) apply(ctx context.Context, app *application) (*rotate.KeyPair, error) {
+	chain, err := k.submit(ctx, app)
 	if err != nil {
 		return nil, err
 	}
-	a.waiting = nil
-	return a.admit(ctx, app, chain)
+	k.waitsFor(nil)
+	return k.letIn(ctx, app, chain)
 }
 
-// submit submits the certificate signing request and follows it to its end.
-func (a *Agent) submit(ctx context.Context, app *application) ([]byte, error) {
-	client, err := csr.NewClient(app.conn.Endpoint().URL(), a.config.credential.Authenticate(app.conn), a.config.userAgent)
-	if err != nil {
-		return nil, err
-	}
-	a.unsent = false
-	chain, err := client.Obtain(ctx, app.request, a.reportProgress)
-	switch {
-	case errors.Is(err, csr.ErrUnauthorized):
-		if a.refusals++; a.refusals >= refusalLimit {
-			return nil, fault.New(fault.Refused, a.config.credential.Remedy(), "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)",
-				app.conn.Endpoint(), a.config.credential)
+// submit submits the certificate signing request and follows it to its end. A refusal is believed when it was repeated
+// over distinct connections.
+func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
+	waiting, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer k.wakesUp(giveUp)()
+	k.unsent = false
+	var pause backoff
+	for refusals := 1; ; refusals++ {
+		client, err := csr.NewClient(app.conn.Endpoint().URL(), app.way.authenticate(app.conn), k.agent.config.userAgent)
+		if err != nil {
+			return nil, err
 		}
-	case fault.ClassOf(err) == fault.Refused:
-		if a.refusals++; a.refusals < refusalLimit {
-			return nil, errors.New(err.Error()) // not final yet
+		chain, err := client.Obtain(waiting, app.request, func(p csr.Progress) {
+			refusals = 0
+			k.waitsFor(&p)
+			if k.changed != nil && k.changed() { // events may have been missed
+				giveUp(errAgain)
+			}
+		})
+		refused := errors.Is(err, csr.ErrUnauthorized) || fault.ClassOf(err) == fault.Refused
+		switch {
+		case refused && refusals >= refusalLimit:
+			return nil, wayError{k.refused(app, err)}
+		case refused:
+			app.conn.Next()
+			k.agent.log.Debug("refused, and tried again over another connection", "err", err)
+			if pause.wait(waiting, err) == nil {
+				continue
+			}
+		case err == nil:
+			return chain, nil
 		}
-	case errors.Is(err, csr.ErrGone), errors.Is(err, csr.ErrFailed), errors.Is(err, csr.ErrReplaced):
-		return nil, a.endRequest(err)
+		if cause := context.Cause(waiting); errors.Is(cause, errAgain) && ctx.Err() == nil {
+			return nil, errAgain
+		}
+		return nil, k.failed(app, err)
 	}
-	return chain, err
 }
 
-// endRequest forgets the key of a request that has ended, so that the next one gets a key of its own.
-func (a *Agent) endRequest(err error) error {
-	if dropped := a.store.DropPendingKey(); dropped != nil {
-		return errors.Join(err, dropped)
+// wakesUp has giveUp called at the next wake, also if that came since the pass began. The caller calls over when nothing
+// waits any more.
+func (k *keeper) wakesUp(giveUp context.CancelCauseFunc) (over func()) {
+	k.mu.Lock()
+	k.giveUp = giveUp
+	k.mu.Unlock()
+	select {
+	case <-k.woken:
+		giveUp(errAgain)
+	default:
+	}
+	return func() {
+		k.mu.Lock()
+		k.giveUp = nil
+		k.mu.Unlock()
+	}
+}
+
+// isEnd reports whether a request has ended: the next one wants a new key.
+func isEnd(err error) bool {
+	_, ended := errors.AsType[*csr.EndedError](err)
+	return ended
+}
+
+// refused says whom the API server does not accept.
+func (k *keeper) refused(app *application, err error) error {
+	if app.way.own { // whatever was asked for with it
+		k.agent.identity.markDead(app.way.pair, err)
+		k.agent.identity.wake()
+	}
+	if errors.Is(err, csr.ErrUnauthorized) {
+		return fault.New(fault.Refused, app.way.remedy, "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)", app.conn.Endpoint(), app.way.name)
 	}
 	return err
 }
 
-func (a *Agent) reportProgress(p csr.Progress) {
-	a.waiting, a.refusals = &p, 0
-	if p.Approved {
-		a.tell(Notice{Waiting: true, Text: "the request " + p.Name + " is approved and waits for the cluster's signer"})
-		return
+// failed sorts out how a request failed, other than by a refusal.
+func (k *keeper) failed(app *application, err error) error {
+	switch {
+	case errors.Is(err, csr.ErrDenied):
+		if k.agent.daemon {
+			return k.rememberDenial(app, err)
+		}
+		return err
+	case isEnd(err):
+		return k.endRequest(err)
+	case fault.IsFinal(err) && fault.ClassOf(err) != fault.Untrusted:
+		return err
 	}
-	a.tell(Notice{
-		Waiting: true, Text: fmt.Sprintf("the request %s (by %s) waits for approval", p.Name, p.Username),
-		Remedy: "kubectl certificate approve " + p.Name,
-	})
+	return wayError{err}
 }
 
-// admit lets an issued certificate in: through the gate, and, where it would replace another or where the bundle cannot
-// tell whether the cluster knows its issuer, only after it has authenticated.
-func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rotate.KeyPair, error) {
-	now := time.Now()
-	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), now)
+// rememberDenial keeps the daemon, and the next one, from asking again, and fulfils the operator's wish: this is what came
+// of it.
+func (k *keeper) rememberDenial(app *application, err error) error {
+	denial := &rotate.Denial{Request: app.request.Name, Reason: err.Error(), At: k.agent.now().UTC()}
+	if end, ok := errors.AsType[*csr.EndedError](err); ok {
+		denial.Reason = strings.TrimPrefix(end.Reason+": "+end.Message, ": ")
+	}
+	if forgotten := k.slot.Remember(func(record *rotate.Record) { record.Denied = denial }); forgotten != nil {
+		return errors.Join(err, forgotten)
+	}
+	k.mu.Lock()
+	k.forced = false
+	if k.view.State != status.Valid && k.view.State != status.Due {
+		k.view.State = status.Denied
+	}
+	k.mu.Unlock()
+	return k.deniedUntil(denial)
+}
+
+// spentError is a failure that has cost a request.
+type spentError struct{ error }
+
+func (e spentError) Unwrap() error { return e.error }
+
+func isSpent(err error) bool {
+	_, spent := errors.AsType[spentError](err)
+	return spent
+}
+
+// endRequest forgets the key of a request that has ended, so that the next one gets a key of its own.
+func (k *keeper) endRequest(err error) error {
+	if dropped := k.slot.DropPendingKey(); dropped != nil {
+		return errors.Join(err, dropped)
+	}
+	return spentError{err}
+}
+
+// waitsFor notes what the request waits for; nil when it waits no longer. A request that is found again is told once: it
+// has waited all the time.
+func (k *keeper) waitsFor(p *csr.Progress) {
+	k.mu.Lock()
+	k.view.Beat = time.Now()
+	if p == nil {
+		k.waiting, k.view.Request = nil, nil
+		k.mu.Unlock()
+		return
+	}
+	told := k.told.Name == p.Name && k.told.Approved == p.Approved
+	if !told {
+		k.told, k.since = *p, k.agent.now()
+		if !p.Approved && p.Created.Before(k.since) {
+			k.since = p.Created // by a run before this one, perhaps
+		}
+	}
+	k.waiting, k.view.Problem = p, nil
+	k.view.Request = &status.Request{Name: p.Name, SignerName: p.SignerName, Username: p.Username, Created: p.Created, Since: k.since, Approved: p.Approved}
+	k.mu.Unlock()
+	text, remedy := "the request "+p.Name+" is approved and waits for the cluster's signer", ""
+	if !p.Approved {
+		text, remedy = fmt.Sprintf("the request %s (by %s) waits for approval", p.Name, p.Username), "kubectl certificate approve "+p.Name
+	}
+	if k.agent.tell(Notice{Waiting: true, Text: text, Remedy: remedy}); told {
+		return
+	}
+	k.agent.changed()
+	if p.Approved {
+		k.log.Info("the request is approved and waits for the signer", "request", p.Name)
+	} else {
+		k.log.Info("the request waits for approval", "request", p.Name, "username", p.Username, "remedy", remedy)
+	}
+}
+
+func (k *keeper) waitingFor() *csr.Progress {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.waiting
+}
+
+// letIn lets an issued certificate in: through the gate, and then as its role wants it.
+func (k *keeper) letIn(ctx context.Context, app *application, chain []byte) (*rotate.KeyPair, error) {
+	issued, err := csr.Gate(chain, app.request.Template, app.request.Key.Public(), app.cluster.CA.Certificates(), k.agent.now())
 	if err != nil {
-		return nil, a.refuse(app, err)
+		return nil, k.refuse(app, err)
 	}
 	key, err := csr.MarshalKey(app.request.Key)
 	if err != nil {
@@ -194,29 +458,28 @@ func (a *Agent) admit(ctx context.Context, app *application, chain []byte) (*rot
 	if err != nil {
 		return nil, err
 	}
-	if issued.Anchored && app.disk.Pair == nil {
-		return pair, nil
-	}
-	a.tell(Notice{Waiting: true, Text: "the request " + app.request.Name + " is issued; authenticating with the certificate before it becomes this node's"})
-	if _, err := a.authenticate(ctx, app.cluster, pair); err != nil {
-		if errors.Is(err, csr.ErrUnauthorized) {
-			return nil, a.endRequest(fault.New(fault.Denied, "the signer's CA must be in the API server's --client-ca-file; nothing was written",
-				"the issued certificate is refused: the API server does not accept it (401); its issuer is %q", pair.Leaf.Issuer))
-		}
-		return nil, err
-	}
-	return pair, nil
+	app.anchored = issued.Anchored
+	return pair, k.role.admit(ctx, app, pair)
 }
 
 // refuse says why an issued certificate did not pass the gate, and lets go of its key where no other clock can find it
 // good.
-func (a *Agent) refuse(app *application, err error) error {
+func (k *keeper) refuse(app *application, err error) error {
 	switch {
-	case errors.Is(err, csr.ErrExpired) && !a.expired: // issued while this machine was off, say
-		a.expired = true
-		return a.endRequest(errors.New(err.Error())) // not final: a new request is in order
+	case errors.Is(err, csr.ErrExpired) && !k.expired: // issued while this machine was off, say
+		k.expired = true
+		return k.endRequest(errors.New(err.Error())) // not final: a new request is in order
 	case errors.Is(err, csr.ErrClock):
 		return fault.New(fault.Denied, "check this machine's clock (timedatectl) and run it again, or get another certificate with --force; nothing was written", "%w", err)
 	}
-	return a.endRequest(fault.New(fault.Denied, "look at the cluster's signer: kubectl describe csr "+app.request.Name+"; nothing was written", "%w", err))
+	return k.endRequest(fault.New(fault.Denied, "look at the cluster's signer: kubectl describe csr "+app.request.Name+"; nothing was written", "%w", err))
 }
+
+// slotCommit is the commit of a certificate that has nothing around it.
+type slotCommit struct{ slot *rotate.Slot }
+
+func (c slotCommit) Commit(pair *rotate.KeyPair, now time.Time) error {
+	return c.slot.Commit(pair, now)
+}
+
+func (c slotCommit) Discard() error { return nil }

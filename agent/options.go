@@ -3,89 +3,154 @@ package agent
 import (
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
-// Defaults of Options.
+// Defaults of Options: the configuration file's.
 const (
-	DefaultKubeconfig = "/etc/kubernetes/kubelet.conf"
-	DefaultCertDir    = "/var/lib/kubelet/pki"
-	DefaultCAFile     = "/etc/kubernetes/pki/ca.crt"
-	DefaultStateDir   = "/var/lib/nodejoin"
-	DefaultTokenFile  = "/etc/nodejoin/token" //nolint:gosec // a path
-	DefaultTimeout    = 15 * time.Minute
+	DefaultConfigFile    = config.DefaultPath
+	DefaultTokenFile     = config.DefaultTokenFile
+	DefaultKubeconfig    = config.DefaultKubeconfig
+	DefaultCertDir       = config.DefaultCertDir
+	DefaultCAFile        = config.DefaultCAFile
+	DefaultStateDir      = config.DefaultStateDir
+	DefaultRuntimeDir    = config.DefaultRuntimeDir
+	DefaultKubeletConfig = config.DefaultKubeletConfig
+	DefaultDeniedPause   = config.DefaultDeniedPause
+	DefaultTrustEvery    = config.DefaultTrustInterval
+	DefaultTimeout       = 15 * time.Minute
 )
 
-// Options are what a person says, as flags have it. The zero value of each field is its default.
+// Options are what a person says, as flags and the configuration file have it. The zero value of each field is its
+// default.
 type Options struct {
 	NodeName string // this host's name
 
-	Servers              []string // HOST:PORT, tried in turn
-	TLSServerName        string   // the servers' own names
-	ProxyURL             string   // no proxy; the environment is not asked
-	Token                string   // id.secret: both of the next two
-	DiscoveryToken       string   // signs cluster-info
-	TLSBootstrapToken    string   // authenticates the request
-	TokenFile            string   // a file for Token, "-" for Stdin; else the systemd credential "token", else DefaultTokenFile
-	TokenSingleUse       bool     // remove TokenFile once the identity was seen to work
-	CACertHashes         []string // pins
-	SkipCAVerification   bool     // trust whatever CA a holder of the token hands out
-	DiscoveryFile        string   // kubeconfig: a path or an https URL
-	CertificateAuthority string   // CA bundle that verifies Servers; else CAFile, if it is there
+	Servers              []string         // HOST:PORT, tried in turn
+	TLSServerName        string           // the servers' own names
+	ProxyURL             string           // no proxy; the environment is not asked
+	Token                string           // id.secret: both of the next two
+	DiscoveryToken       string           // signs cluster-info
+	TLSBootstrapToken    string           // authenticates the request
+	TokenFile            string           // a file for Token, "-" for Stdin; else the systemd credential "token", else DefaultTokenFile
+	TokenSingleUse       bool             // remove TokenFile once the identity was seen to work
+	Credentials          []CredentialFile // tried in order, where none of the tokens above is given
+	CACertHashes         []string         // pins
+	SkipCAVerification   bool             // trust whatever CA a holder of the token hands out
+	DiscoveryFile        string           // kubeconfig: a path or an https URL
+	CertificateAuthority string           // CA bundle that verifies Servers; else CAFile, if it is there
 
-	KeyAlgorithm string        // csr.DefaultAlgorithm
-	Lifetime     time.Duration // the signer's
-	Timeout      time.Duration // DefaultTimeout
+	KeyAlgorithm string        // of the kubelet's client certificate: csr.DefaultAlgorithm
+	Lifetime     time.Duration // of the same: the signer's
+	Timeout      time.Duration // of Join: DefaultTimeout
 	Force        bool          // make a new request whatever there is
 
-	Kubeconfig string // DefaultKubeconfig
-	CertDir    string // DefaultCertDir
-	CAFile     string // DefaultCAFile
-	StateDir   string // DefaultStateDir
-	Root       string // no prefix
+	Rotation     Rotation       // RotationAgent
+	Window       rotate.Window  // when in its lifetime a certificate is rotated: the window's own default
+	DeniedPause  *time.Duration // after a denial, how long until the same is asked for again: DefaultDeniedPause; 0 is for ever
+	Client       rotate.Place   // of the kubelet's client certificate: copies, owner and mode; name and directory are not looked at
+	Certificates []Certificate  // beside the kubelet's client certificate
+	FixedTrust   bool           // leave the CA bundle as it is, whatever the cluster's becomes
+	TrustEvery   time.Duration  // how often the cluster's CA bundle is looked at: DefaultTrustEvery
+	Hooks        []rotate.Hook  // run after a change
+	Listen       string         // loopback HOST:PORT or unix:PATH for metrics and health; none
 
-	Stdin     io.Reader // for TokenFile "-"
-	UserAgent string    // "nodejoin"
+	Kubeconfig    string // DefaultKubeconfig
+	CertDir       string // DefaultCertDir
+	CAFile        string // DefaultCAFile
+	StateDir      string // DefaultStateDir
+	RuntimeDir    string // DefaultRuntimeDir
+	KubeletConfig string // DefaultKubeletConfig
+	Root          string // no prefix
+
+	Stdin      io.Reader // for TokenFile "-"
+	UserAgent  string    // "nodejoin"
+	Version    string    // of this program, for its status
+	ConfigFile string    // where some of this came from, for the status; none
 }
 
-// Config is what an agent works by: Options, checked. It does not change.
+// CredentialFile is a credential that is read from a file at each use. One of the two paths is set.
+type CredentialFile struct {
+	BootstrapToken string
+	BearerToken    string
+	SingleUse      bool // remove the file once the identity was seen to work
+}
+
+// Rotation says who rotates the kubelet's client certificate.
+type Rotation string
+
+// The owners of the rotation. Where it is the kubelet the agent joins and then watches: it repairs what is damaged and
+// recovers what was lost.
+const (
+	RotationAgent   Rotation = config.RotationAgent
+	RotationKubelet Rotation = config.RotationKubelet
+)
+
+// Certificate is a certificate that is kept beside the kubelet's client certificate, requested as the node.
+type Certificate struct {
+	Name  string
+	Place rotate.Place
+	// Template is what is asked for. The kubelet's serving certificate has its names and its lifetime alone: the rest
+	// follows from the node.
+	Template csr.Template
+	// MachineNames adds the machine's names and addresses, as they are at the time, to the template's.
+	MachineNames bool
+	Algorithm    csr.Algorithm // csr.DefaultAlgorithm
+}
+
+// ServingName is the name of the kubelet's serving certificate among the certificates.
+const ServingName = config.KubeletServing
+
+// Config is what an agent works by: Options, checked. It does not change; the files that it names are read again at each
+// use.
 type Config struct {
-	nodeName  string
-	named     bool // by a person, and not by the host
-	paths     rotate.Paths
-	algorithm csr.Algorithm
-	lifetime  time.Duration
-	timeout   time.Duration
-	force     bool
-	userAgent string
+	options Options // with what is not below
 
-	// A machine that has joined needs neither of these any more, so that they are missing is no mistake until they
-	// are needed: the error waits for that.
-	discovery     bootstrap.Discovery
-	discoveryErr  error
-	credential    bootstrap.Credential
-	credentialErr error
+	nodeName      string
+	named         bool // by a person, and not by the host
+	paths         rotate.Paths
+	runtimeDir    string // on this machine
+	kubeletConfig string // as it stands in files
+	algorithm     csr.Algorithm
+	lifetime      time.Duration
+	timeout       time.Duration
+	force         bool
+	userAgent     string
+	rotation      Rotation
+	window        rotate.Window
+	deniedPause   time.Duration
+	certificates  []Certificate
+	trustEvery    time.Duration
 
-	pins   []bootstrap.Pin
-	usedUp string // file to remove once the identity works; "" for none
+	site  bootstrap.Cluster // as it is known beforehand: endpoints, server name, proxy
+	pins  []bootstrap.Pin
+	given tokens // what was given and is not read from a file that can change
 }
 
 // Config checks the options. Nothing is written, and no secret stands in an error.
 func (o Options) Config() (*Config, error) {
 	c := &Config{
-		named: o.NodeName != "", force: o.Force,
+		options: o, named: o.NodeName != "", force: o.Force,
 		timeout: orDefault(o.Timeout, DefaultTimeout), userAgent: orDefault(o.UserAgent, "nodejoin"),
+		rotation: orDefault(o.Rotation, RotationAgent), window: o.Window, deniedPause: DefaultDeniedPause,
+		certificates: o.Certificates, trustEvery: orDefault(o.TrustEvery, DefaultTrustEvery),
+	}
+	if o.DeniedPause != nil {
+		c.deniedPause = *o.DeniedPause
 	}
 	if o.Timeout < 0 {
 		return nil, fault.New(fault.Usage, "give a time above zero, for example 15m", "the time-out %s is negative", o.Timeout)
+	}
+	if c.rotation != RotationAgent && c.rotation != RotationKubelet {
+		return nil, fault.New(fault.Usage, "choose agent or kubelet", "the rotation %q is not known", c.rotation)
 	}
 	for _, step := range []func(*Config) error{o.checkNode, o.checkPaths, o.checkRequest, o.checkAccess} {
 		if err := step(c); err != nil {
@@ -93,21 +158,6 @@ func (o Options) Config() (*Config, error) {
 		}
 	}
 	return c, nil
-}
-
-// errNoCredential says that none was given, and not that one was given that is wrong.
-var errNoCredential = errors.New("there is no credential to ask for a certificate with")
-
-// missing returns what a machine that needs a certificate was not given: first what was given and is wrong.
-func (c *Config) missing() error {
-	credentialErr := c.credentialErr
-	if c.credential != nil {
-		credentialErr = nil
-	}
-	if credentialErr != nil && !errors.Is(credentialErr, errNoCredential) || c.discoveryErr == nil {
-		return credentialErr
-	}
-	return c.discoveryErr
 }
 
 func orDefault[T comparable](value, fallback T) T {
@@ -141,6 +191,8 @@ func (o Options) checkPaths(c *Config) error {
 		{"--cert-dir", o.CertDir, DefaultCertDir, &c.paths.CertDir},
 		{"--ca-file", o.CAFile, DefaultCAFile, &c.paths.CAFile},
 		{"--state-dir", o.StateDir, DefaultStateDir, &c.paths.StateDir},
+		{"--runtime-dir", o.RuntimeDir, DefaultRuntimeDir, &c.runtimeDir},
+		{"--kubelet-config", o.KubeletConfig, DefaultKubeletConfig, &c.kubeletConfig},
 		{"--root", o.Root, "/", &c.paths.Root},
 	} {
 		*path.into = filepath.Clean(orDefault(path.value, path.fallback))
@@ -148,6 +200,7 @@ func (o Options) checkPaths(c *Config) error {
 			return fault.New(fault.Usage, "give an absolute path", "%s is the relative path %q: it would move with the working directory", path.name, path.value)
 		}
 	}
+	c.runtimeDir = filepath.Join(c.paths.Root, c.runtimeDir)
 	return nil
 }
 
@@ -159,22 +212,22 @@ func (o Options) checkRequest(c *Config) (err error) {
 	return err
 }
 
-// checkAccess reads everything that says whom to trust and what to show. What stands on the command line must be right;
-// the error of what is read from elsewhere waits until it is needed.
+// checkAccess checks what says whom to trust and what to show. What stands on the command line must be right; what is read from
+// files is looked at when it is needed.
 func (o Options) checkAccess(c *Config) (err error) {
 	if err := errors.Join(o.checkMisplaced(), o.checkConflicts()); err != nil {
 		return err
 	}
-	site := bootstrap.Cluster{TLSServerName: o.TLSServerName} // as it is known beforehand
-	if site.ProxyURL, err = bootstrap.ParseProxyURL(o.ProxyURL); err != nil {
+	c.site = bootstrap.Cluster{TLSServerName: o.TLSServerName}
+	if c.site.ProxyURL, err = bootstrap.ParseProxyURL(o.ProxyURL); err != nil {
 		return err
 	}
 	if err := bootstrap.CheckServerName(o.TLSServerName); err != nil {
 		return err
 	}
-	site.Endpoints = make([]bootstrap.Endpoint, len(o.Servers))
+	c.site.Endpoints = make([]bootstrap.Endpoint, len(o.Servers))
 	for i, server := range o.Servers {
-		if site.Endpoints[i], err = bootstrap.ParseEndpoint(server); err != nil {
+		if c.site.Endpoints[i], err = bootstrap.ParseEndpoint(server); err != nil {
 			return err
 		}
 	}
@@ -184,19 +237,12 @@ func (o Options) checkAccess(c *Config) (err error) {
 			return err
 		}
 	}
-	discoveryToken, bootstrapToken, err := o.tokens(c)
-	if err != nil {
-		return err
-	}
-	if !bootstrapToken.IsZero() {
-		c.credential = bootstrapToken.Credential()
-	}
 	if bootstrap.IsURL(o.DiscoveryFile) {
-		c.discovery, err = bootstrap.ParseDiscoveryURL(o.DiscoveryFile, site)
-		return err
+		if _, err := bootstrap.ParseDiscoveryURL(o.DiscoveryFile, c.site); err != nil {
+			return err
+		}
 	}
-	c.discovery, c.discoveryErr = o.chooseDiscovery(c, site, discoveryToken)
-	return nil
+	return c.readGiven()
 }
 
 // checkMisplaced refuses a token in a place where it would be printed or published.
@@ -238,110 +284,5 @@ func (o Options) checkConflicts() error {
 	return nil
 }
 
-// tokens returns the token that signs cluster-info and the one that authenticates, and leaves in c why there is none.
-func (o Options) tokens(c *Config) (discovery, authentication bootstrap.Token, err error) {
-	switch {
-	case o.Token != "":
-		if discovery, err = bootstrap.ParseToken(o.Token); err != nil {
-			return discovery, authentication, err
-		}
-	case o.TokenFile != "":
-		discovery = o.readToken(c, o.TokenFile)
-	case o.DiscoveryToken != "" && o.TLSBootstrapToken != "":
-	case o.DiscoveryFile != "" && !bootstrap.IsURL(o.DiscoveryFile) && o.TLSBootstrapToken == "" && o.useTokenOfFile(c):
-	default:
-		discovery = o.readDefaultToken(c)
-	}
-	authentication = discovery
-	if o.DiscoveryToken != "" {
-		if discovery, err = bootstrap.ParseToken(o.DiscoveryToken); err != nil {
-			return discovery, authentication, err
-		}
-	}
-	if o.TLSBootstrapToken != "" {
-		authentication, err = bootstrap.ParseToken(o.TLSBootstrapToken)
-	}
-	return discovery, authentication, err
-}
-
-// readToken reads the token's file, and leaves in c why it cannot.
-func (o Options) readToken(c *Config, path string) bootstrap.Token {
-	token, err := bootstrap.ReadTokenFile(path, o.Stdin)
-	if c.credentialErr = err; err == nil && o.TokenSingleUse {
-		c.usedUp = path
-	}
-	return token
-}
-
-// readDefaultToken looks for the token's file where it may be.
-func (o Options) readDefaultToken(c *Config) bootstrap.Token {
-	path := filepath.Join(c.paths.Root, DefaultTokenFile)
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" { // LoadCredential= of systemd.exec(5)
-		if file := filepath.Join(dir, "token"); exists(file) {
-			path = file
-		}
-	}
-	token := o.readToken(c, path)
-	if errors.Is(c.credentialErr, fs.ErrNotExist) {
-		c.credentialErr = fault.New(fault.Usage, "give one with --token or --token-file, or put it into "+DefaultTokenFile+" (mode 0600); make one with: kubeadm token create",
-			"%w", errNoCredential)
-	}
-	return token
-}
-
-// useTokenOfFile makes the token in the discovery file the credential, and reports whether it has one.
-func (o Options) useTokenOfFile(c *Config) bool {
-	file, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
-	if err != nil {
-		return false // chooseDiscovery says so
-	}
-	bearer, err := file.Bearer()
-	if c.credentialErr = err; err == nil && !bearer.IsZero() {
-		c.credential = &bootstrap.BearerToken{Name: "the token in " + o.DiscoveryFile, Token: bearer, Advice: "put a new token into " + o.DiscoveryFile}
-	}
-	return err != nil || !bearer.IsZero()
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// chooseDiscovery decides how the cluster is found and trusted: by a discovery file, by a CA that was given, by token,
-// or by a CA that is in place.
-func (o Options) chooseDiscovery(c *Config, site bootstrap.Cluster, token bootstrap.Token) (bootstrap.Discovery, error) {
-	inPlace := filepath.Join(c.paths.Root, c.paths.CAFile)
-	switch {
-	case o.DiscoveryFile != "":
-		file, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		file.Cluster.Override(site)
-		return &bootstrap.Known{Cluster: file.Cluster}, nil
-	case len(site.Endpoints) == 0:
-		return nil, fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line)", "there is no API server to join")
-	case o.CertificateAuthority != "":
-		return knownBy(site, o.CertificateAuthority, o.CertificateAuthority)
-	case len(c.pins) == 0 && !o.SkipCAVerification && exists(inPlace):
-		return knownBy(site, inPlace, inPlace+", which was in place")
-	}
-	d := &bootstrap.ByToken{Site: site, Token: token, Pins: c.pins, SkipPins: o.SkipCAVerification}
-	if err := d.Check(); err != nil {
-		return nil, err
-	}
-	if token.IsZero() {
-		return nil, c.credentialErr
-	}
-	return d, nil
-}
-
-// knownBy returns the discovery of a cluster whose CA is in a file. source is how the file is told to a person.
-func knownBy(site bootstrap.Cluster, path, source string) (bootstrap.Discovery, error) {
-	ca, err := bootstrap.ReadBundle(path, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	site.CA, site.Source = ca, source
-	return &bootstrap.Known{Cluster: site}, nil
-}
+// Store returns the place of the identity on disk.
+func (c *Config) Store() *rotate.Store { return rotate.NewStore(c.paths) }

@@ -60,7 +60,7 @@ func TestOptionsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.timeout != 15*time.Minute || config.algorithm != "ECDSA-P256" || config.lifetime != 0 || config.force || config.usedUp != "" {
+	if config.timeout != 15*time.Minute || config.algorithm != "ECDSA-P256" || config.lifetime != 0 || config.force || config.accesses()[0].usedUp != "" {
 		t.Errorf("%+v", config)
 	}
 	p := config.paths
@@ -93,7 +93,7 @@ func TestOptionsMissing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch err := config.missing(); {
+			switch err := config.accesses()[0].missing(); {
 			case test.want == "" && err != nil:
 				t.Error(err)
 			case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || fault.ClassOf(err) != fault.Usage || fault.Remedy(err) == ""):
@@ -144,11 +144,11 @@ func TestOptionsTokens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if config.credential.String() != test.credential {
-				t.Errorf("%s instead of %s", config.credential, test.credential)
+			if config.accesses()[0].credential.String() != test.credential {
+				t.Errorf("%s instead of %s", config.accesses()[0].credential, test.credential)
 			}
-			if d, ok := config.discovery.(*bootstrap.ByToken); !ok || d.Token.ID != test.discovery {
-				t.Errorf("discovery by %+v instead of the token %s", config.discovery, test.discovery)
+			if d, ok := config.accesses()[0].discovery.(*bootstrap.ByToken); !ok || d.Token.ID != test.discovery {
+				t.Errorf("discovery by %+v instead of the token %s", config.accesses()[0].discovery, test.discovery)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"syscall"
 
 	"github.com/google/renameio/v2"
@@ -14,9 +15,15 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
+// access is who may do what with a file.
+type access struct {
+	mode  fs.FileMode
+	owner *Owner // nil: this process's
+}
+
 // writeFile puts data under path, durably: what is read there after a crash is the old content or the new, whole.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := stageFile(path, data, mode)
+func writeFile(path string, data []byte, a access) error {
+	f, err := stageFile(path, data, a)
 	if err != nil {
 		return err
 	}
@@ -25,16 +32,15 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 
 // stageFile makes data durable under a temporary name beside path, with its final mode before anything is written.
 // Temporary files that an earlier crash left are removed. place puts the file under path, discard lets go of it.
-func stageFile(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile, error) {
-	dir := filepath.Dir(path)
-	if err := sweep(dir, regexp.QuoteMeta(filepath.Base(path))); err != nil {
+func stageFile(path string, data []byte, a access) (*renameio.PendingFile, error) {
+	f, err := newStaged(path, a.mode)
+	if err != nil {
 		return nil, err
 	}
-	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
-	// file's mode.
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
-	if err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	if a.owner != nil {
+		if err := f.Chown(a.owner.UID, a.owner.GID); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot give %s to its owner: %w", path, err), discard(f))
+		}
 	}
 	if _, err := f.Write(data); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
@@ -42,6 +48,31 @@ func stageFile(path string, data []byte, mode fs.FileMode) (*renameio.PendingFil
 	if err := f.Sync(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
 	}
+	return f, nil
+}
+
+// staging are the temporary files of this process, which sweep leaves alone: one may wait for its certificate while
+// another is written for the same path.
+var staging = struct {
+	sync.Mutex
+	names map[string]bool
+}{names: map[string]bool{}}
+
+// newStaged makes an empty temporary file for path, and removes those that a crash left.
+func newStaged(path string, mode fs.FileMode) (*renameio.PendingFile, error) {
+	dir := filepath.Dir(path)
+	if err := sweep(dir, regexp.QuoteMeta(filepath.Base(path))); err != nil {
+		return nil, err
+	}
+	staging.Lock()
+	defer staging.Unlock()
+	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
+	// file's mode.
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	staging.names[f.Name()] = true
 	return f, nil
 }
 
@@ -55,6 +86,11 @@ func place(f *renameio.PendingFile, path string) error {
 
 // discard removes a staged file. After place it does nothing.
 func discard(f *renameio.PendingFile) error {
+	defer func() {
+		staging.Lock()
+		defer staging.Unlock()
+		delete(staging.names, f.Name())
+	}()
 	if err := f.Cleanup(); err != nil {
 		return fmt.Errorf("cannot remove a temporary file: %w", err)
 	}
@@ -100,22 +136,40 @@ func explain(err error) error {
 	return err
 }
 
-// sweep removes the temporary files that a crash left for a file whose name matches pattern: renameio names them "." +
-// name + digits.
+// sweep removes the temporary files that a crash left for a file whose name matches pattern.
 func sweep(dir, pattern string) error {
-	entries, err := os.ReadDir(dir)
+	staging.Lock()
+	defer staging.Unlock()
+	found, err := leftovers(dir, pattern)
 	if err != nil {
 		return fmt.Errorf("cannot read the directory: %w", err)
 	}
-	leftover := regexp.MustCompile(`^\.` + pattern + `\d+$`)
-	for _, entry := range entries {
-		if leftover.MatchString(entry.Name()) {
-			if err := os.Remove(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("cannot remove a leftover: %w", err)
-			}
+	for _, path := range found {
+		if staging.names[path] {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove a leftover: %w", err)
 		}
 	}
 	return nil
+}
+
+// leftovers returns the temporary files in a directory for a file whose name matches pattern: renameio and swapLink name
+// them "." + name + digits.
+func leftovers(dir, pattern string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	temporary := regexp.MustCompile(`^\.` + pattern + `\d+$`)
+	var found []string
+	for _, entry := range entries {
+		if temporary.MatchString(entry.Name()) && !entry.IsDir() {
+			found = append(found, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return found, nil
 }
 
 // removeFile removes a file, durably. That it is not there is fine.
@@ -128,6 +182,19 @@ func removeFile(path string) error {
 		return fmt.Errorf("cannot remove: %w", err)
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// removeDir removes a directory if nothing is in it, durably, and reports whether it did. A link to one stays.
+func removeDir(path string) bool {
+	return syscall.Rmdir(path) == nil && syncDir(filepath.Dir(path)) == nil
+}
+
+// missingDirs returns those of a directory and its parents that are not there, outermost first.
+func missingDirs(dir string) []string {
+	if !isMissing(dir) {
+		return nil
+	}
+	return append(missingDirs(filepath.Dir(dir)), dir)
 }
 
 // makeDir makes a directory and its parents, makes their names durable, and returns those that it made, outermost

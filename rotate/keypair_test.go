@@ -6,9 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"testing"
-	"time"
 )
 
 // parts returns the chain and the key of a pair.
@@ -107,41 +105,6 @@ func TestNodeName(t *testing.T) {
 	}
 }
 
-func TestWhyReplace(t *testing.T) {
-	good := &Disk{Pair: pairNo(t, 0)}
-	notBefore, notAfter := good.Pair.Leaf.NotBefore, good.Pair.Leaf.NotAfter
-	foreign := &Disk{Pair: makePair(t, func(c *x509.Certificate) { c.Subject.CommonName = "system:node:node-2" })}
-	person := &Disk{Pair: makePair(t, func(c *x509.Certificate) { c.Subject.CommonName = "admin" })}
-	for _, test := range []struct {
-		name    string
-		disk    *Disk
-		now     time.Time
-		want    Reason
-		message string
-	}{
-		{"nothing there", &Disk{}, testTime, Missing, "this machine has no certificate yet"},
-		{"torn", &Disk{PairErr: errors.New("torn")}, testTime, Unreadable, "the certificate on disk cannot be used: torn"},
-		{"good", good, testTime, "", ""},
-		{"another node's", foreign, testTime, Foreign, `the certificate on disk is of "system:node:node-2" instead of the node "node-1"`},
-		{"another node's, expired", foreign, notAfter, Foreign, `the certificate on disk is of "system:node:node-2" instead of the node "node-1"`},
-		{"a person's", person, testTime, Foreign, `the certificate on disk is of "admin" instead of the node "node-1"`},
-		{"just before it is valid", good, notBefore.Add(-1), NotYetValid, "the certificate becomes valid at 2026-03-14T14:09:26Z"},
-		{"when it becomes valid", good, notBefore, "", ""},
-		{"just before it ends", good, notAfter.Add(-1), "", ""},
-		{"when it ends", good, notAfter, Expired, "the certificate expired at 2026-03-14T16:09:26Z"},
-		{"1970", good, time.Unix(0, 0), NotYetValid, "the certificate becomes valid at 2026-03-14T14:09:26Z"},
-		{"two years later", good, testTime.AddDate(2, 0, 0), Expired, "the certificate expired at 2026-03-14T16:09:26Z"},
-		{"in another time zone", good, notAfter.Add(-1).In(time.FixedZone("", 14*3600)), "", ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, message := WhyReplace(test.disk, "node-1", test.now)
-			if got != test.want || message != test.message {
-				t.Errorf("got %q, %q, want %q, %q", got, message, test.want, test.message)
-			}
-		})
-	}
-}
-
 func FuzzKeyPair(f *testing.F) {
 	pair := pairNo(f, 0)
 	chain, key := parts(f, pair)
@@ -168,6 +131,6 @@ func FuzzKeyPair(f *testing.F) {
 			t.Errorf("written and read again: %v", err)
 		}
 		_ = pair.NodeName()
-		_, _ = WhyReplace(&Disk{Pair: pair}, "node-1", testTime)
+		_, _ = WhyReplace(&Found{Pair: pair}, wantedNode, testTime)
 	})
 }

@@ -67,7 +67,7 @@ func TestKubeconfigLoads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := rest.TLSClientConfig{ServerName: "kubernetes", CAFile: paths.CAFile, CertFile: store.CurrentPath(), KeyFile: store.CurrentPath()}
+	want := rest.TLSClientConfig{ServerName: "kubernetes", CAFile: paths.CAFile, CertFile: store.Client.CurrentPath(), KeyFile: store.Client.CurrentPath()}
 	if config.Host != "https://api.example.com:6443" || config.Proxy == nil || config.TLSClientConfig.String() != want.String() {
 		t.Errorf("got %+v", config)
 	}

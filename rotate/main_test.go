@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,16 +66,37 @@ var children = map[string]func() error{
 		return errors.Join(err, lock.Unlock())
 	},
 	"commit": func() error {
-		data, err := os.ReadFile(os.Getenv(pairVariable))
-		if err != nil {
-			return err
-		}
-		pair, err := ParseKeyPair(data)
+		pair, err := childsPair()
 		if err != nil {
 			return err
 		}
 		return rotation(NewStore(testPaths(os.Getenv(rootVariable))), pair, testTime.Add(time.Minute))
 	},
+	"slot": func() error {
+		pair, err := childsPair()
+		if err != nil {
+			return err
+		}
+		return slotRotation(NewStore(testPaths(os.Getenv(rootVariable))), pair, testTime.Add(time.Minute))
+	},
+	"reset": func() error {
+		store := NewStore(testPaths(os.Getenv(rootVariable)))
+		lock, err := store.Lock()
+		if err != nil {
+			return err
+		}
+		defer lock.Unlock() //nolint:errcheck // the lock ends with the process, too
+		_, err = store.Reset()
+		return err
+	},
+}
+
+func childsPair() (*KeyPair, error) {
+	data, err := os.ReadFile(os.Getenv(pairVariable))
+	if err != nil {
+		return nil, err
+	}
+	return ParseKeyPair(data)
 }
 
 // rotation is all that a rotation writes, in its order.
@@ -84,16 +106,53 @@ func rotation(store *Store, pair *KeyPair, now time.Time) error {
 		return err
 	}
 	defer lock.Unlock() //nolint:errcheck // the lock ends with the process, too
-	if err := store.SavePendingKey(pendingKey); err != nil {
+	if err := store.Client.SavePendingKey(pendingKey); err != nil {
 		return err
 	}
 	if err := store.Commit(kubeconfigOf(pair), now); err != nil {
 		return err
 	}
-	if err := store.SaveState(State{Verified: pair.Fingerprint()}); err != nil {
+	if err := verified(store, pair.Fingerprint()); err != nil {
 		return err
 	}
-	return store.DropPendingKey()
+	return store.Client.DropPendingKey()
+}
+
+// aSlot is a slot with everything that a place can say, as far as this user may.
+func aSlot(store *Store) *Slot {
+	place := Place{
+		Name: "metrics", Dir: "/var/lib/metrics/pki", Mode: 0o640,
+		CertificateFile: "/etc/metrics/tls/tls.crt", PrivateKeyFile: "/etc/metrics/private/tls.key",
+	}
+	if os.Geteuid() == 0 {
+		place.Owner = &Owner{UID: 4711, GID: 4712}
+	}
+	return store.Slot(place)
+}
+
+// slotRotation is all that a rotation of aSlot writes, in its order.
+func slotRotation(store *Store, pair *KeyPair, now time.Time) error {
+	lock, err := store.Lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock() //nolint:errcheck // the lock ends with the process, too
+	slot := aSlot(store)
+	if err := slot.SavePendingKey(pendingKey); err != nil {
+		return err
+	}
+	if err := slot.Commit(pair, now); err != nil {
+		return err
+	}
+	if err := slot.Remember(func(record *Record) { record.Verified = pair.Fingerprint() }); err != nil {
+		return err
+	}
+	return slot.DropPendingKey()
+}
+
+// verified remembers which certificate was seen to work.
+func verified(store *Store, fingerprint string) error {
+	return store.Client.Remember(func(record *Record) { record.Verified = fingerprint })
 }
 
 // command returns a command that runs a child on the files below root.
@@ -108,6 +167,12 @@ func command(tb testing.TB, what, root string, before ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), childVariable+"="+what, rootVariable+"="+root, "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
+
+// What the kubelet client certificate's files are called.
+const (
+	currentName = ClientName + "-current.pem"
+	pendingName = ClientName + pendingSuffix
+)
 
 // testTime is the time of the first commit.
 var testTime = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
@@ -141,8 +206,22 @@ func testPaths(root string) Paths {
 // newStore returns a store in an empty directory.
 func newStore(tb testing.TB) (*Store, string) {
 	tb.Helper()
-	root := tb.TempDir()
+	root := tempDir(tb)
 	return NewStore(testPaths(root)), root
+}
+
+// tempDir returns an empty directory in memory where there is one: what a test kills is thousands of fsyncs.
+func tempDir(tb testing.TB) string {
+	tb.Helper()
+	if dir, err := os.MkdirTemp("/dev/shm", "rotate"); err == nil { //nolint:usetesting // it is not in memory
+		tb.Cleanup(func() {
+			if err := os.RemoveAll(dir); err != nil {
+				tb.Error(err)
+			}
+		})
+		return dir
+	}
+	return tb.TempDir()
 }
 
 func kubeconfigOf(pair *KeyPair) *Kubeconfig {
@@ -195,6 +274,20 @@ func pairNo(tb testing.TB, n int) *KeyPair {
 	return somePairs.pairs[n]
 }
 
+// wantedNode is what a node's client certificate must be.
+var wantedNode = Wanted{CommonName: "system:node:node-1", Organization: []string{"system:nodes"}}
+
+// died lets go of the temporary files of a store, as the end of its process does.
+func died(store *Store) {
+	staging.Lock()
+	defer staging.Unlock()
+	for name := range staging.names {
+		if holds(store.paths.Root, name) {
+			delete(staging.names, name)
+		}
+	}
+}
+
 // mustLoad loads a store that can be used.
 func mustLoad(tb testing.TB, store *Store) *Disk {
 	tb.Helper()
@@ -231,6 +324,55 @@ func wantIdentity(tb testing.TB, store *Store, pairs ...*KeyPair) {
 	tb.Fatal("I1: the identity is another")
 }
 
+// wantSlot is invariant I1 of aSlot, and that a copy is of one of the pairs, and known to be stale if it is of another.
+func wantSlot(tb testing.TB, store *Store, pairs ...*KeyPair) *Found {
+	tb.Helper()
+	slot := aSlot(store)
+	current := filepath.Join(slot.dir, slot.currentName())
+	if _, err := tls.LoadX509KeyPair(current, current); err != nil {
+		tb.Fatalf("I1: no certificate is found: %v", err)
+	}
+	found, err := slot.Load()
+	if err != nil || found.PairErr != nil {
+		tb.Fatalf("I1: %v, %v", err, found)
+	}
+	is := slices.IndexFunc(pairs, func(pair *KeyPair) bool { return pair.Fingerprint() == found.Pair.Fingerprint() })
+	if is < 0 {
+		tb.Fatal("I1: the certificate is another")
+	}
+	stale := false
+	for i, path := range []string{slot.PrivateKeyFile, slot.CertificateFile} {
+		data, err := os.ReadFile(store.on(path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			tb.Fatal(err)
+		}
+		of := func(pair *KeyPair) bool {
+			chain, key := parts(tb, pair)
+			return bytes.Equal(data, [][]byte{key, chain}[i])
+		}
+		if err == nil && !slices.ContainsFunc(pairs, of) {
+			tb.Errorf("torn: %s holds %q", path, data)
+		}
+		stale = stale || !of(pairs[is])
+	}
+	if found.StaleCopy != stale {
+		tb.Errorf("a copy is stale: %t, and is said to be: %t", stale, found.StaleCopy)
+	}
+	return found
+}
+
+// wantSlotWhole checks that the pair is current in aSlot, in the copies, too, and that nothing else is left over.
+func wantSlotWhole(tb testing.TB, store *Store, pair *KeyPair) {
+	tb.Helper()
+	if found := wantSlot(tb, store, pair); found.StaleCopy || found.Record.Verified != pair.Fingerprint() || found.PendingKey != nil {
+		tb.Errorf("the slot is %+v", found)
+	}
+	if files, err := aSlot(store).pairFiles(); err != nil || len(files) > keptPairs {
+		tb.Errorf("the pairs are %q, %v", files, err)
+	}
+	wantClean(tb, store)
+}
+
 // wantWhole checks that the pair is current and that nothing else is left over.
 func wantWhole(tb testing.TB, store *Store, pair *KeyPair) {
 	tb.Helper()
@@ -251,7 +393,7 @@ func wantClean(tb testing.TB, store *Store) {
 		if strings.HasPrefix(name, ".") {
 			tb.Errorf("left over: %s", path)
 		}
-		if _, err := time.Parse(pairLayout, name); err == nil {
+		if _, isPair := store.Client.timeOf(name); isPair {
 			pairs++
 		}
 	}

@@ -16,7 +16,7 @@ type model struct {
 	now     time.Time
 	pair    *KeyPair // nil: none yet
 	pending []byte
-	state   State
+	state   string   // what is remembered: the certificate that was seen to work
 	names   []string // that the link has led to
 }
 
@@ -35,15 +35,15 @@ var operations = []func(t *testing.T, m *model, by byte){
 	},
 	func(t *testing.T, m *model, by byte) { // a pending key
 		m.pending = bytes.Repeat([]byte{'k'}, 1+int(by))
-		must(t, m.store.SavePendingKey(m.pending))
+		must(t, m.store.Client.SavePendingKey(m.pending))
 	},
 	func(t *testing.T, m *model, _ byte) { // none
 		m.pending = nil
-		must(t, m.store.DropPendingKey())
+		must(t, m.store.Client.DropPendingKey())
 	},
 	func(t *testing.T, m *model, by byte) { // the state
-		m.state = State{Version: 1, Verified: string('a' + rune(by)%26)}
-		must(t, m.store.SaveState(State{Verified: m.state.Verified}))
+		m.state = string('a' + rune(by)%26)
+		must(t, verified(m.store, m.state))
 	},
 	func(_ *testing.T, m *model, by byte) { // the clock: half of the steps go back
 		m.now = m.now.Add(time.Duration(int8(by)) * 13 * time.Hour)
@@ -60,6 +60,7 @@ var operations = []func(t *testing.T, m *model, by byte){
 		must(t, err)
 		must(t, staged.ca.Close())
 		must(t, staged.kubeconfig.Close())
+		died(m.store)
 	},
 	func(t *testing.T, m *model, _ byte) { // killed in the middle of a file
 		for _, path := range []string{m.store.paths.CertDir + "/.kubelet-client-2026-03-14-15-09-26.pem", m.store.paths.StateDir + "/." + stateName, m.store.paths.StateDir + "/." + pendingName} {
@@ -73,9 +74,9 @@ var operations = []func(t *testing.T, m *model, by byte){
 	func(t *testing.T, m *model, by byte) { // killed between the pair and the link
 		names := m.names
 		must(t, os.MkdirAll(m.store.paths.CertDir, 0o755))
-		older, err := m.store.pairFiles()
+		older, err := m.store.Client.pairFiles()
 		must(t, err)
-		name := freshName(older, m.now)
+		name := m.store.Client.freshName(older, m.now)
 		if slices.Contains(names, name) {
 			t.Fatalf("%s a second time", name)
 		}
@@ -89,7 +90,7 @@ var operations = []func(t *testing.T, m *model, by byte){
 	},
 	func(t *testing.T, m *model, _ byte) { // a torn state
 		write(t, filepath.Join(m.store.paths.StateDir, stateName), `{"ver`, 0o600)
-		m.state = State{}
+		m.state = ""
 	},
 	func(t *testing.T, m *model, _ byte) { m.run(t) },
 }
@@ -114,8 +115,8 @@ func must(t *testing.T, err error) {
 func (m *model) check(t *testing.T) {
 	t.Helper()
 	disk := mustLoad(t, m.store)
-	if !bytes.Equal(disk.PendingKey, m.pending) || disk.State != m.state {
-		t.Fatalf("the pending key is %q, the state %+v; want %q, %+v", disk.PendingKey, disk.State, m.pending, m.state)
+	if !bytes.Equal(disk.PendingKey, m.pending) || disk.Record != (Record{Verified: m.state}) {
+		t.Fatalf("the pending key is %q, the record %+v; want %q, %+v", disk.PendingKey, disk.Record, m.pending, m.state)
 	}
 	if m.pair == nil {
 		if disk.Pair != nil || disk.PairErr != nil || disk.Kubeconfig != nil {

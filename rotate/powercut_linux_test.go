@@ -70,6 +70,18 @@ func run(t *testing.T, name string, args ...string) error {
 
 func (v *volume) mount() error { return run(v.t, "mount", append(v.kind, v.image, v.dir)...) }
 
+// sync makes everything durable.
+func (v *volume) sync() {
+	v.t.Helper()
+	top, err := os.Open(v.dir)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(top.Fd())), top.Close()); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
 // cut is a power cut: what is not on the disk is lost.
 func (v *volume) cut() {
 	v.t.Helper()
@@ -122,14 +134,14 @@ func TestPowerCut(t *testing.T) {
 				do    func() error
 				holds func(*Disk) bool
 			}{
-				{"pending key", func() error { return store.SavePendingKey(pendingKey) }, func(d *Disk) bool { return string(d.PendingKey) == string(pendingKey) }},
+				{"pending key", func() error { return store.Client.SavePendingKey(pendingKey) }, func(d *Disk) bool { return string(d.PendingKey) == string(pendingKey) }},
 				{"join", func() error { return store.Commit(kubeconfigOf(pairNo(t, 0)), testTime) }, func(d *Disk) bool { return d.Whole() && d.Pair.Fingerprint() == pairNo(t, 0).Fingerprint() }},
-				{"state", func() error { return store.SaveState(State{Verified: "x"}) }, func(d *Disk) bool { return d.State.Verified == "x" }},
-				{"no pending key", store.DropPendingKey, func(d *Disk) bool { return d.PendingKey == nil }},
-				{"damaged key", func() error { return store.SavePendingKey([]byte("damaged")) }, func(d *Disk) bool { return string(d.PendingKey) == "damaged" }},
-				{"set aside", func() error { _, err := store.SetAsidePendingKey(); return err }, func(d *Disk) bool { return d.PendingKey == nil }},
+				{"state", func() error { return verified(store, "x") }, func(d *Disk) bool { return d.Record.Verified == "x" }},
+				{"no pending key", store.Client.DropPendingKey, func(d *Disk) bool { return d.PendingKey == nil }},
+				{"damaged key", func() error { return store.Client.SavePendingKey([]byte("damaged")) }, func(d *Disk) bool { return string(d.PendingKey) == "damaged" }},
+				{"set aside", func() error { _, err := store.Client.SetAsidePendingKey(); return err }, func(d *Disk) bool { return d.PendingKey == nil }},
 				{"rotation", func() error { return store.Commit(kubeconfigOf(pairNo(t, 1)), testTime) }, func(d *Disk) bool { return d.Whole() && d.Pair.Fingerprint() == pairNo(t, 1).Fingerprint() }},
-				{"state again", func() error { return store.SaveState(State{Verified: "y"}) }, func(d *Disk) bool { return d.State.Verified == "y" }},
+				{"state again", func() error { return verified(store, "y") }, func(d *Disk) bool { return d.Record.Verified == "y" }},
 				{"kubeconfig", func() error { return store.CommitKubeconfig(other) }, func(d *Disk) bool { return d.Whole() && d.Kubeconfig.Server == other.Server }},
 			} {
 				if err := step.do(); err != nil {
@@ -155,18 +167,16 @@ func TestPowerCutAnywhere(t *testing.T) {
 				v := newVolume(t, "noauto_da_alloc")
 				for n := 1; ; n++ {
 					store := v.store(strconv.Itoa(n))
-					if scenario.old {
-						if err := rotation(store, pairNo(t, 0), testTime); err != nil {
-							t.Fatal(err)
-						}
-					}
-					_, err := traced(t, store.paths.Root, pairNo(t, 1), fmt.Sprintf("%s:signal=KILL:when=%d", name, n))
+					scenario.prepare(t, store)
+					before := fingerprint(t, store.paths.Root)
+					v.sync() // what it finds has been there for long
+					killed := scenario.killed(t, store, name, n)
 					v.cut()
-					if err == nil {
-						wantWhole(t, store, pairNo(t, 1))
+					if !killed {
+						scenario.whole(t, store)
 						return
 					}
-					checkRecovery(t, store, scenario.old, fmt.Sprintf("cut before the %d. %s", n, name))
+					scenario.checkRecovery(t, store, before, fmt.Sprintf("cut before the %d. %s", n, name))
 				}
 			})
 		}
@@ -183,7 +193,7 @@ func TestReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFault(t, store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), fault.Files, "read-only file system")
-	wantFault(t, store.SavePendingKey(pendingKey), fault.Files, "read-only file system")
+	wantFault(t, store.Client.SavePendingKey(pendingKey), fault.Files, "read-only file system")
 	wantWhole(t, store, pairNo(t, 0))
 	if err := run(t, "mount", "-o", "remount,rw", v.dir); err != nil {
 		t.Fatal(err)

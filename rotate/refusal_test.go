@@ -25,7 +25,7 @@ func joined(t *testing.T) (*Store, string) {
 	if err := rotation(store, pairNo(t, 0), testTime); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.SavePendingKey(pendingKey); err != nil {
+	if err := store.Client.SavePendingKey(pendingKey); err != nil {
 		t.Fatal(err)
 	}
 	return store, root
@@ -83,7 +83,7 @@ func TestRefusedDirectory(t *testing.T) {
 					t.Errorf("the remedy is %q", fault.Remedy(err))
 				}
 				if dir == "var/lib/nodejoin" {
-					wantFault(t, store.SavePendingKey(pendingKey), fault.Files, test.want)
+					wantFault(t, store.Client.SavePendingKey(pendingKey), fault.Files, test.want)
 					_, err := store.Lock()
 					wantFault(t, err, fault.Files, test.want)
 				} else {
@@ -204,7 +204,7 @@ func TestDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 			disk := mustLoad(t, store)
-			reason, message := WhyReplace(disk, "node-1", testTime)
+			reason, message := WhyReplace(&disk.Found, wantedNode, testTime)
 			if reason != test.reason || !strings.Contains(message, test.want) {
 				t.Errorf("got %s: %s", reason, message)
 			}
@@ -288,8 +288,8 @@ func TestForbidden(t *testing.T) {
 	before := fmt.Sprint(modes(t, root))
 	asNobody(t, func() {
 		for what, err := range map[string]error{
-			"commit": store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), "pending key": store.SavePendingKey(pendingKey),
-			"state": store.SaveState(State{}), "drop": store.DropPendingKey(), "kubeconfig": store.CommitKubeconfig(kubeconfigOf(nil)),
+			"commit": store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), "pending key": store.Client.SavePendingKey(pendingKey),
+			"state": verified(store, "x"), "drop": store.Client.DropPendingKey(), "kubeconfig": store.CommitKubeconfig(kubeconfigOf(nil)), "CA": store.CommitCA(testCA),
 		} {
 			t.Run(what, func(t *testing.T) { wantFault(t, err, fault.Files, "permission denied") })
 		}

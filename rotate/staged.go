@@ -14,48 +14,56 @@ import (
 type Staged struct {
 	store          *Store
 	ca, kubeconfig *renameio.PendingFile
+	content        map[string][]byte // of both, by path
 }
 
 // Stage makes the directories, and the CA bundle and the kubeconfig under temporary names. k.Pair is not looked at.
 // The caller calls Discard in the end, whether or not the identity was committed.
 func (s *Store) Stage(k *Kubeconfig) (*Staged, error) {
-	for _, dir := range []string{s.paths.CertDir, filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)} {
-		if err := s.makeDir(dir, 0o755); err != nil {
-			return nil, explain(err)
-		}
-	}
-	data, err := marshalKubeconfig(k, s.written.CAFile, s.CurrentPath())
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the kubeconfig: %w", err)
-	}
-	ca, err := stageFile(s.paths.CAFile, k.CA, 0o644)
+	err := s.prepare(claim{dirs: []string{s.paths.CertDir, filepath.Dir(s.paths.CAFile), filepath.Dir(s.paths.Kubeconfig)}})
 	if err != nil {
 		return nil, explain(err)
 	}
-	kubeconfig, err := stageFile(s.paths.Kubeconfig, data, 0o600)
+	data, err := marshalKubeconfig(k, s.written.CAFile, s.Client.CurrentPath())
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the kubeconfig: %w", err)
+	}
+	ca, err := stageFile(s.paths.CAFile, k.CA, access{mode: 0o644})
+	if err != nil {
+		return nil, explain(err)
+	}
+	kubeconfig, err := stageFile(s.paths.Kubeconfig, data, access{mode: 0o600})
 	if err != nil {
 		return nil, explain(errors.Join(err, discard(ca)))
 	}
-	return &Staged{store: s, ca: ca, kubeconfig: kubeconfig}, nil
+	return &Staged{store: s, ca: ca, kubeconfig: kubeconfig, content: map[string][]byte{s.paths.CAFile: k.CA, s.paths.Kubeconfig: data}}, nil
 }
 
 // Commit makes a new pair the current one. The order is such that whatever is found at any instant can be used: the
 // pair under a name of its own, then the link to it, then the CA bundle, and at last the kubeconfig that names all of
 // them.
 func (st *Staged) Commit(pair *KeyPair, now time.Time) error {
-	older, err := st.store.commitPair(pair, now)
+	client := st.store.Client
+	older, err := client.commitPair(pair, now, st.content)
 	if err != nil {
 		return explain(err)
 	}
-	if err := st.CommitAround(); err != nil {
+	if err := st.placeAround(); err != nil {
 		return err
 	}
-	st.store.prune(older)
-	return nil
+	client.prune(older)
+	return client.WriteCopies(pair)
 }
 
 // CommitAround puts the CA bundle and the kubeconfig in place, around the pair that is there.
 func (st *Staged) CommitAround() error {
+	if err := st.store.claim(claim{files: st.content}); err != nil {
+		return err
+	}
+	return st.placeAround()
+}
+
+func (st *Staged) placeAround() error {
 	if err := place(st.ca, st.store.paths.CAFile); err != nil {
 		return explain(err)
 	}

@@ -81,7 +81,7 @@ func TestPendingKeyMode(t *testing.T) {
 	for _, umask := range []int{0, 0o077} {
 		store, root := newStore(t)
 		old := unix.Umask(umask)
-		err := store.SavePendingKey(pendingKey)
+		err := store.Client.SavePendingKey(pendingKey)
 		unix.Umask(old)
 		if err != nil {
 			t.Fatal(err)
@@ -209,13 +209,13 @@ func TestAdopt(t *testing.T) {
 			if disk.PairErr != nil || disk.Pair == nil || disk.Pair.Fingerprint() != pair.Fingerprint() {
 				t.Fatalf("the pair: %+v, %v", disk.Pair, disk.PairErr)
 			}
-			if !disk.Whole() || disk.PairPath != store.CurrentPath() {
+			if !disk.Whole() || disk.PairPath != store.Client.CurrentPath() {
 				t.Errorf("the kubeconfig: %+v, %v; the pair's path: %s", disk.Kubeconfig, disk.KubeconfigErr, disk.PairPath)
 			}
 			if diff := cmp.Diff(before, modes(t, root)); diff != "" {
 				t.Errorf("loading has changed something:\n%s", diff)
 			}
-			if reason, message := WhyReplace(disk, "node-1", testTime); reason != "" {
+			if reason, message := WhyReplace(&disk.Found, wantedNode, testTime); reason != "" {
 				t.Errorf("to be replaced: %s: %s", reason, message)
 			}
 			// A rotation begins where the kubelet's ended.
@@ -279,7 +279,7 @@ func TestWrittenPathsHaveNoRoot(t *testing.T) {
 			t.Errorf("the root is in %s", path)
 		}
 	}
-	if got := store.CurrentPath(); got != "/var/lib/kubelet/pki/"+currentName {
+	if got := store.Client.CurrentPath(); got != "/var/lib/kubelet/pki/"+currentName {
 		t.Errorf("CurrentPath() = %q", got)
 	}
 }
@@ -310,7 +310,7 @@ func TestRetreat(t *testing.T) {
 	})
 	t.Run("a request is under way", func(t *testing.T) {
 		store, _ := newStore(t)
-		if err := store.SavePendingKey(pendingKey); err != nil {
+		if err := store.Client.SavePendingKey(pendingKey); err != nil {
 			t.Fatal(err)
 		}
 		store.Retreat()
@@ -381,10 +381,10 @@ func TestSweep(t *testing.T) {
 // TestSetAside keeps a damaged key for a person to look at.
 func TestSetAside(t *testing.T) {
 	store, root := newStore(t)
-	if err := store.SavePendingKey([]byte("torn")); err != nil {
+	if err := store.Client.SavePendingKey([]byte("torn")); err != nil {
 		t.Fatal(err)
 	}
-	aside, err := store.SetAsidePendingKey()
+	aside, err := store.Client.SetAsidePendingKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,10 +394,10 @@ func TestSetAside(t *testing.T) {
 	if got := mustLoad(t, store).PendingKey; len(got) != 0 {
 		t.Errorf("the pending key is %q", got)
 	}
-	if _, err := store.SetAsidePendingKey(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := store.Client.SetAsidePendingKey(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("again: %v", err)
 	}
-	if err := store.DropPendingKey(); err != nil {
+	if err := store.Client.DropPendingKey(); err != nil {
 		t.Errorf("there is none to drop, which is fine: %v", err)
 	}
 }

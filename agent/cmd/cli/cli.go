@@ -20,7 +20,9 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/csr"
 )
 
 // Version is the program's version, stamped by the build.
@@ -49,6 +51,7 @@ type program struct {
 	output         string // text, json or yaml
 	logFormat      string // text or json
 	verbosity      int
+	configPath     string // --config; "" for the usual place, which may be empty
 }
 
 // Main runs the command line and returns the exit status.
@@ -61,10 +64,26 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(context.Background())
+	if said, ok := errors.AsType[verdict](err); ok {
+		return int(said.class)
+	}
 	if err != nil {
 		p.printError(err)
 	}
 	return int(fault.ClassOf(err))
+}
+
+// verdict is an exit status whose reason has been printed.
+type verdict struct{ class fault.Class }
+
+func (verdict) Error() string { return "" }
+
+// verdictOf returns nil for class 0.
+func verdictOf(class fault.Class) error {
+	if class == 0 {
+		return nil
+	}
+	return verdict{class}
 }
 
 // untilSignal returns a context that SIGINT and SIGTERM end. A second signal ends the process, and so does the first
@@ -92,7 +111,7 @@ func (p *program) root() *cobra.Command {
 	flags.StringVar(&p.logFormat, "log-format", "text", "format of the log on standard error: text or json")
 	flags.CountVarP(&p.verbosity, "verbose", "v", "log more; twice for everything")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return p.checkCommon() }
-	root.AddCommand(p.joinCommand(), p.versionCommand())
+	root.AddCommand(p.joinCommand(), p.runCommand(), p.statusCommand(), p.doctorCommand(), p.resetCommand(), p.configCommand(), p.versionCommand())
 	return root
 }
 
@@ -123,7 +142,7 @@ func misused(cmd *cobra.Command, err error) error {
 	return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "%s", tokenLike.ReplaceAllString(err.Error(), "$1.[redacted]"))
 }
 
-// logger returns the log that the flags ask for, and sends client-go's through it.
+// logger returns the log that the flags ask for.
 func (p *program) logger() *slog.Logger {
 	level := slog.LevelWarn
 	switch p.verbosity {
@@ -133,24 +152,37 @@ func (p *program) logger() *slog.Logger {
 	default:
 		level = slog.LevelDebug
 	}
+	return p.loggerAt(level, p.verbosity != 0)
+}
+
+// loggerAt returns the log from a level on, and sends the libraries' through it; without all, what they have to say is
+// left out, since it comes back as an error, too.
+func (p *program) loggerAt(level slog.Leveler, all bool) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler = slog.NewTextHandler(p.stderr, options)
 	if p.logFormat == "json" {
 		handler = slog.NewJSONHandler(p.stderr, options)
 	}
 	log := slog.New(handler)
-	if p.verbosity == 0 {
-		klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // what it has to say comes back as an error, too
-	} else {
-		klog.SetSlogLogger(log)
+	if !all {
+		klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+		return log
 	}
+	klog.SetSlogLogger(log)
+	csr.LogTo(log)
 	return log
 }
 
 // printError prints the cause on one line and the remedy after it, and both to standard output for a machine that
 // asked for that.
 func (p *program) printError(err error) {
-	fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(err.Error()))
+	if mistakes, ok := errors.AsType[config.Mistakes](err); ok {
+		for _, mistake := range mistakes {
+			fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(mistake.String()))
+		}
+	} else {
+		fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(err.Error()))
+	}
 	remedy := oneLine(fault.Remedy(err))
 	if remedy != "" {
 		fmt.Fprintf(p.stderr, "  remedy: %s\n", remedy)

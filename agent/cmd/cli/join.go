@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
-	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,21 +32,25 @@ with the same key and the same request.
 		Example: `  nodejoin join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:...
   nodejoin join api.example.com:6443 --token-file /etc/nodejoin/token --certificate-authority ca.crt
   nodejoin join --discovery-file cluster.yaml --token-file -`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return fault.New(fault.Usage, "give each further API server with --server; see: nodejoin join --help", "there are %d arguments instead of one HOST:PORT", len(args))
-			}
-			return nil
-		},
+		Args: oneServer,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Servers = append(args, o.Servers...)
-			o.Stdin = p.stdin
-			o.UserAgent = fmt.Sprintf("nodejoin/%s (%s/%s)", Version, runtime.GOOS, runtime.GOARCH)
-			return p.join(cmd, o)
+			return p.join(cmd, &o, args)
 		},
 	}
 	addJoinFlags(cmd, &o)
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", agent.DefaultTimeout, "how long to wait for the cluster and for approval")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "get a new certificate with a new key, whatever there is")
+	p.addConfigFlags(cmd, &o)
 	return cmd
+}
+
+// oneServer lets one API server be an argument.
+func oneServer(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fault.New(fault.Usage, "give each further API server with --server; see: "+cmd.CommandPath()+" --help", "there are %d arguments instead of one HOST:PORT", len(args))
+	}
+	return nil
 }
 
 func addJoinFlags(cmd *cobra.Command, o *agent.Options) {
@@ -65,29 +71,54 @@ func addJoinFlags(cmd *cobra.Command, o *agent.Options) {
 	f.StringVar(&o.ProxyURL, "proxy-url", "", "proxy on the way to the API server, http:// or socks5:// (the environment is not asked)")
 	f.StringVar(&o.KeyAlgorithm, "key-algorithm", "", fmt.Sprintf("kind of the private key: %s (default %s)", strings.Join(csr.Algorithms(), ", "), csr.DefaultAlgorithm))
 	f.DurationVar(&o.Lifetime, "lifetime", 0, "lifetime to ask for, 10m or more (default the cluster's)")
-	f.DurationVar(&o.Timeout, "timeout", agent.DefaultTimeout, "how long to wait for the cluster and for approval")
-	f.BoolVar(&o.Force, "force", false, "get a new certificate with a new key, whatever there is")
-	f.StringVar(&o.Kubeconfig, "kubeconfig", agent.DefaultKubeconfig, "kubeconfig to write")
-	f.StringVar(&o.CertDir, "cert-dir", agent.DefaultCertDir, "directory of the key and certificate")
-	f.StringVar(&o.CAFile, "ca-file", agent.DefaultCAFile, "CA bundle to write")
-	f.StringVar(&o.StateDir, "state-dir", agent.DefaultStateDir, "directory of the pending key, the lock and the state")
-	f.StringVar(&o.Root, "root", "", "directory to put before all of these paths")
 }
 
-func (p *program) join(cmd *cobra.Command, o agent.Options) error {
+// joinFlags are the flags that say how to join, and not where this machine's files are.
+var joinFlags = []string{
+	"node-name", "server", "token", "token-file", "token-single-use", "discovery-token", "tls-bootstrap-token", "discovery-token-ca-cert-hash",
+	"discovery-token-unsafe-skip-ca-verification", "discovery-file", "certificate-authority", "tls-server-name", "proxy-url", "key-algorithm", "lifetime",
+}
+
+// checkForce refuses what an agent that runs on this machine would not heed.
+func checkForce(ctx context.Context, cmd *cobra.Command, config *agent.Config, args []string) error {
+	given := slices.Clone(args)
+	for _, name := range joinFlags {
+		if cmd.Flags().Changed(name) {
+			given = append(given, "--"+name)
+		}
+	}
+	if len(given) == 0 || !agent.IsRunning(ctx, config) {
+		return nil
+	}
+	return fault.New(fault.Usage, "put it into the configuration file, or stop the agent first: systemctl stop nodejoin",
+		"an agent runs on this machine, and its configuration says how it joins: %s cannot be heeded", strings.Join(given, ", "))
+}
+
+func (p *program) join(cmd *cobra.Command, o *agent.Options, args []string) error {
 	if o.Timeout == 0 {
 		return fault.New(fault.Usage, "give a time above zero, for example 15m", "the time-out is zero")
 	}
-	config, err := o.Config()
+	config, _, err := p.configure(cmd, *o, len(args) != 0)
 	if err != nil {
 		return err
 	}
 	ctx, stop := untilSignal(cmd.Context())
 	defer stop()
+	if o.Force {
+		if err := checkForce(ctx, cmd, config, args); err != nil {
+			return err
+		}
+	}
 	progress := newProgress(p.stderr)
 	joiner := agent.New(config, p.logger())
 	joiner.Report = progress.tell
-	identity, err := joiner.Join(ctx)
+	identity, err := (*agent.Identity)(nil), agent.ErrNotRunning
+	if o.Force { // by the agent that holds this machine
+		identity, err = agent.ForceJoin(ctx, config, joiner.Report)
+	}
+	if errors.Is(err, agent.ErrNotRunning) {
+		identity, err = joiner.Join(ctx)
+	}
 	progress.stop()
 	if err != nil {
 		return err

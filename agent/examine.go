@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/nodejoin/nodejoin/agent/doctor"
+	"github.com/nodejoin/nodejoin/rotate"
+)
+
+// Examine looks at everything that can keep this machine from joining or from rotating. Nothing is changed.
+func Examine(ctx context.Context, config *Config) *doctor.Report {
+	a := New(config, discard())
+	in := doctor.Input{
+		Node: a.node(), ConfigFile: config.options.ConfigFile,
+		Pins: config.pins, FixedTrust: config.options.FixedTrust,
+		Paths: config.paths, RuntimeDir: config.options.RuntimeDir, KubeletConfig: config.kubeletConfig, Secrets: config.credentialPaths(),
+		Rotation: string(config.rotation), UserAgent: config.userAgent, Now: a.now,
+	}
+	in.RuntimeDir = orDefault(in.RuntimeDir, DefaultRuntimeDir)
+	if in.Disk, in.DiskErr = a.store.Load(); in.DiskErr == nil {
+		in.DiskErr = a.settleName(in.Disk)
+		in.Node = a.node()
+	}
+	if in.Cluster = a.clusterJoined(in.Disk); in.Cluster == nil && len(config.site.Endpoints) != 0 {
+		in.Cluster = new(config.site)
+	}
+	for _, x := range config.accesses() {
+		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr})
+	}
+	for _, k := range a.keepers[1:] {
+		if k.name == ServingName {
+			in.Serving = servingFiles(k.slot)
+		}
+	}
+	for _, hook := range config.options.Hooks {
+		in.Hooks = append(in.Hooks, doctor.Hook{Name: hook.Name, Command: hook.Command})
+	}
+	return doctor.Run(ctx, in)
+}
+
+// servingFiles returns the files that a kubelet can be given as its serving certificate.
+func servingFiles(slot *rotate.Slot) []string {
+	files := []string{slot.CurrentPath()}
+	for _, path := range []string{slot.CertificateFile, slot.PrivateKeyFile} {
+		if path != "" {
+			files = append(files, path)
+		}
+	}
+	return files
+}
