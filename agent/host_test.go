@@ -286,14 +286,16 @@ func (h *host) start() *running {
 	return h.run(h.offline(h.agent()))
 }
 
-// run runs the loop of an agent's identity.
+// run runs the loops of an agent's certificates.
 func (h *host) run(a *Agent) *running {
 	ctx, cancel := context.WithCancel(context.Background())
-	var loop sync.WaitGroup
-	loop.Go(func() { a.identity.run(ctx) })
+	var loops sync.WaitGroup
+	for _, k := range a.keepers {
+		loops.Go(func() { k.run(ctx) })
+	}
 	return &running{a, func() {
 		cancel()
-		loop.Wait()
+		loops.Wait()
 	}}
 }
 
