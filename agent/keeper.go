@@ -296,10 +296,9 @@ func (k *keeper) heedDenial(found *rotate.Found) error {
 	if denied == nil || !k.agent.daemon || k.wants().forced {
 		return nil
 	}
-	if pause := k.agent.config.deniedPause; pause == 0 || k.agent.now().Before(denied.At.Add(pause)) {
-		if !pardoned {
-			return k.deniedUntil(denied)
-		}
+	pause, passed := k.agent.config.deniedPause, k.agent.now().Sub(denied.At) // less than nothing after the clock was set back
+	if waits := pause == 0 || passed >= 0 && passed < pause; waits && !pardoned {
+		return k.deniedUntil(denied)
 	}
 	// The request with its key first: what is left after a crash is heeded still.
 	if err := k.slot.DropPendingKey(); err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
@@ -45,6 +46,13 @@ func TestPairIsPutBack(t *testing.T) {
 		{"the file is empty", func(h *host) { h.damage(linkPath, nothing) }, false},
 		{"a bit of the certificate is another", func(h *host) {
 			h.damage(linkPath, func(data []byte) []byte { data[bytes.IndexByte(data, '\n')+2] ^= 0x01; return data }) // of its length
+		}, false},
+		{"a bit of the signature is another", func(h *host) {
+			h.damage(linkPath, func(data []byte) []byte {
+				block, rest := pem.Decode(data)
+				block.Bytes[len(block.Bytes)-1] ^= 0x01 // it can be read still
+				return append(pem.EncodeToMemory(block), rest...)
+			})
 		}, false},
 		{"a bit of the key is another", func(h *host) {
 			h.damage(linkPath, func(data []byte) []byte { data[bytes.LastIndex(data, []byte("KEY-----\nM"))+60] ^= 0x01; return data })

@@ -23,6 +23,7 @@ var (
 	ErrNoKey         = errors.New("there is a certificate without a private key")
 	ErrNoCertificate = errors.New("there is a private key without a certificate")
 	ErrMismatch      = errors.New("the private key does not match the certificate")
+	ErrAltered       = errors.New("the certificate was changed after it was signed")
 )
 
 // ParseKeyPair reads a file of the form that the kubelet keeps: the chain, leaf first, then the key, all in PEM. A key

@@ -22,6 +22,15 @@ func ownerOf(info fs.FileInfo) uint32 {
 	return 0
 }
 
+// owns reports whether a file belongs to the user and the group, as far as they are given.
+func (o *Owner) owns(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if o == nil || !ok {
+		return true
+	}
+	return (o.UID < 0 || int(stat.Uid) == o.UID) && (o.GID < 0 || int(stat.Gid) == o.GID)
+}
+
 // Lock keeps other agents off a store. The kernel gives it back when the process ends, however it ends.
 type Lock struct{ dir *os.File }
 

@@ -57,7 +57,7 @@ func TestRefusedDirectory(t *testing.T) {
 			return os.Symlink("/nowhere/at/all", dir)
 		}, false, "is a link that leads nowhere", "rm "},
 		{"a link to a directory that all can write to", func(dir string) error {
-			other := filepath.Join(t.TempDir(), "other")
+			other := filepath.Join(tempDir(t), "other")
 			if err := os.Rename(dir, other); err != nil {
 				return err
 			}

@@ -177,8 +177,8 @@ func (sl *Slot) spare() *KeyPair {
 	if err != nil {
 		return nil
 	}
-	for i := len(files) - 1; i >= 0; i-- {
-		data, err := readBelow(sl.store.paths.Root, filepath.Join(sl.dir, files[i]))
+	for _, file := range slices.Backward(files) {
+		data, err := readBelow(sl.store.paths.Root, filepath.Join(sl.dir, file))
 		if err != nil {
 			continue
 		}
@@ -333,9 +333,14 @@ func (sl *Slot) copyDirs() []string {
 	return dirs
 }
 
+// isStale reports whether a copy is missing, is of another pair, or is open to others than it should be.
 func (c aCopy) isStale() bool {
 	data, err := os.ReadFile(c.path)
-	return err != nil || !bytes.Equal(data, c.data)
+	if err != nil || !bytes.Equal(data, c.data) {
+		return true
+	}
+	info, err := os.Stat(c.path)
+	return err != nil || info.Mode().Perm() != c.mode || !c.owner.owns(info)
 }
 
 // WriteCopies writes the copies that are not the pair's.

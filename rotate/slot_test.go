@@ -160,6 +160,8 @@ func TestStaleCopy(t *testing.T) {
 		{"the certificate is torn", func(t *testing.T, root string) { must(t, os.Truncate(root+certificate, 100)) }, []string{certificate}},
 		{"the key is empty", func(t *testing.T, root string) { must(t, os.Truncate(root+private, 0)) }, []string{private}},
 		{"a byte too many", func(t *testing.T, root string) { write(t, root+certificate, string(chain)+"\n", 0o644) }, []string{certificate}},
+		{"the key is open to others", func(t *testing.T, root string) { must(t, os.Chmod(root+private, 0o644)) }, []string{private}},
+		{"the certificate is closed to others", func(t *testing.T, root string) { must(t, os.Chmod(root+certificate, 0o600)) }, []string{certificate}},
 		{"changed places", func(t *testing.T, root string) {
 			write(t, root+certificate, string(key), 0o644)
 			write(t, root+private, string(chain), 0o640)

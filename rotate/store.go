@@ -2,14 +2,18 @@ package rotate
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"k8s.io/client-go/util/cert"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
@@ -109,12 +113,27 @@ func (s *Store) Load() (*Disk, error) {
 	if disk.CA, err = readOptional(s.paths.CAFile); err != nil {
 		return nil, unreadable(err)
 	}
+	if disk.Pair != nil && isAltered(disk.Pair.Leaf, disk.CA) {
+		disk.Pair, disk.PairErr = nil, fmt.Errorf("%s: %w", disk.PairPath, ErrAltered)
+	}
 	state, err := s.State()
 	if err != nil {
 		return nil, err
 	}
 	disk.Cluster = state.Cluster
 	return disk, nil
+}
+
+// isAltered reports whether a certificate is not what its issuer has signed, as one is in which a bit has changed on disk. A bundle
+// that does not hold the key of the issuer cannot tell: clients may have a CA of their own.
+func isAltered(leaf *x509.Certificate, bundle []byte) bool {
+	cas, err := cert.ParseCertsPEM(bundle)
+	if err != nil || len(leaf.AuthorityKeyId) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
+		return bytes.Equal(ca.SubjectKeyId, leaf.AuthorityKeyId) && bytes.Equal(ca.RawSubject, leaf.RawIssuer) && leaf.CheckSignatureFrom(ca) != nil
+	})
 }
 
 // Watched returns the paths on this machine whose change concerns the identity.

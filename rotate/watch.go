@@ -344,8 +344,8 @@ func newSurvey(paths []string) survey {
 // follow goes the way to a file as far as there is one, as the kernel does it (path_resolution(7)).
 func (s *survey) follow(i int, path string) {
 	const maxLinks = 40
-	kind, number, _ := lstat("/")
-	dir, rest := s.enter("/", number), strings.Split(path, "/")
+	_, root, _ := lstat("/")
+	dir, rest := s.enter("/", root), strings.Split(path, "/")
 	for links := 0; len(rest) > 0 && links <= maxLinks; {
 		name := rest[0]
 		rest = rest[1:]
@@ -357,8 +357,7 @@ func (s *survey) follow(i int, path string) {
 			continue
 		}
 		here := filepath.Join(dir, name)
-		var target string
-		kind, number, target = lstat(here)
+		kind, number, target := lstat(here)
 		at := step{s.dirs[dir], name}
 		s.steps[at] = append(s.steps[at], mark{path: i, last: kind != aLink && len(rest) == 0})
 		switch kind {
