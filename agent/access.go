@@ -238,7 +238,7 @@ func (c *Config) chooseDiscovery(x *access, token bootstrap.Token) (bootstrap.Di
 		file.Cluster.Override(c.site)
 		return &bootstrap.Known{Cluster: file.Cluster}, nil
 	case len(c.site.Endpoints) == 0:
-		return nil, fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line)", "there is no API server to join")
+		return nil, fault.New(fault.Usage, "name it: nodejoin join HOST:PORT (kubeadm token create --print-join-command prints the whole line), or under cluster.servers in "+DefaultConfigFile, "there is no API server to join")
 	case o.CertificateAuthority != "":
 		return knownBy(c.site, o.CertificateAuthority, o.CertificateAuthority)
 	case len(c.pins) == 0 && !o.SkipCAVerification && exists(inPlace):

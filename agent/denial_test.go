@@ -49,7 +49,7 @@ func TestDenied(t *testing.T) {
 				h.cluster.decide = h.cluster.deny
 				agent := h.start()
 				time.Sleep(time.Second)
-				for passed := time.Duration(0); passed < test.after-2*time.Minute; passed += 10 * time.Minute {
+				for passed := time.Duration(0); passed < test.after-12*time.Minute; passed += 10 * time.Minute {
 					agent.wake()
 					time.Sleep(10 * time.Minute)
 					if passed == time.Hour { // it is remembered
@@ -67,7 +67,7 @@ func TestDenied(t *testing.T) {
 				if test.again != nil {
 					test.again(agent.Agent)
 				}
-				time.Sleep(2 * time.Minute)
+				time.Sleep(12 * time.Minute)
 				wantNewEach(t, h.cluster.creations(), 2) // and denied once more
 				time.Sleep(time.Hour)
 				wantNewEach(t, h.cluster.creations(), 2)

@@ -7,11 +7,12 @@ import (
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
-// Examine looks at everything that can keep this machine from joining or from rotating. Nothing is changed.
-func Examine(ctx context.Context, config *Config) *doctor.Report {
+// Examine looks at everything that can keep this machine from joining or from rotating. Nothing is changed. With wrong, the
+// configuration file cannot be used for that reason, and config is what was said elsewhere.
+func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
 	a := New(config, discard())
 	in := doctor.Input{
-		Node: a.node(), ConfigFile: config.options.ConfigFile,
+		Node: a.node(), ConfigFile: config.options.ConfigFile, ConfigErr: wrong,
 		Pins: config.pins, FixedTrust: config.options.FixedTrust,
 		Paths: config.paths, RuntimeDir: config.options.RuntimeDir, KubeletConfig: config.kubeletConfig, Secrets: config.credentialPaths(),
 		Rotation: string(config.rotation), UserAgent: config.userAgent, Now: a.now,

@@ -108,6 +108,7 @@ func (a *Agent) runHooks(ctx context.Context, o occasion) {
 			a.log.Error("a hook failed; the change stands", "hook", hook.Name, "changed", o.what, "err", err)
 			continue
 		}
+		a.log.Info("a hook has succeeded", "hook", hook.Name, "changed", o.what)
 		if err := a.rememberHook(key, o.digest); err != nil {
 			a.log.Warn("cannot remember that a hook has run", "hook", hook.Name, "err", err)
 		}

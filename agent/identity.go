@@ -32,10 +32,19 @@ func (a *Agent) loadIdentity() (*sight, error) {
 		return nil, err
 	}
 	if err := a.settleName(disk); err != nil {
-		return nil, err
+		if !a.isReplaced(disk) {
+			return nil, err
+		}
+		disk.Pair, disk.PairErr = nil, err
 	}
 	a.seeDisk(disk)
 	return &sight{found: &disk.Found, disk: disk, template: csr.KubeletClient(a.node(), a.config.lifetime), mode: a.owner(&disk.Found)}, nil
+}
+
+// isReplaced reports whether what is on disk has taken the place of a certificate of this node that is still at hand.
+func (a *Agent) isReplaced(disk *rotate.Disk) bool {
+	last := a.identity.last
+	return disk.Pair != nil && last != nil && last.Pair != nil && last.Pair.NodeName() == a.node()
 }
 
 // settleName decides which node this machine is. The name that it joined with wins over the host's, which may have
@@ -89,18 +98,19 @@ func (a *Agent) kubeletRotates() (rotates bool, why string) {
 }
 
 // kubelet returns the settings of the kubelet on these files: of the one that runs, else of its configuration; nil where
-// they are not known.
+// they are not known. Kubelets of other nodes may run here, too.
 func (a *Agent) kubelet() *machine.Kubelet {
 	path, root := a.config.kubeletConfig, a.config.paths.Root
-	k, err := machine.ReadKubelet(path, root, "/proc")
-	if err == nil && k.Process != nil && k.Process.Kubeconfig() != filepath.Join(root, a.config.paths.Kubeconfig) {
-		k, err = machine.KubeletConfig(path, root) // the one that runs is another node's
+	own := filepath.Join(root, a.config.paths.Kubeconfig)
+	var k *machine.Kubelet
+	var err error
+	if p := machine.FindKubelet("/proc", own); p != nil && p.Kubeconfig() == own {
+		k, err = machine.ReadKubelet(path, root, "/proc", own)
+	} else {
+		k, err = machine.KubeletConfig(path, root)
 	}
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			a.log.Debug("what the kubelet does is not known", "err", err)
-		}
-		return nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Debug("what the kubelet does is not known", "err", err)
 	}
 	return k
 }

@@ -42,6 +42,7 @@ type keeper struct {
 	unsent  bool          // the pending key was made by this run and no request was sent for it
 	needed  string        // why a certificate was last said to be needed; "" after it was obtained
 	expired bool          // a certificate was issued that had expired already
+	askAt   time.Time     // when what was denied is asked for again; zero if that was not said in this pass
 	proved  bool          // the identity was just seen to work, which is not remembered yet
 	last    *rotate.Found // of the pass before; nil before the first
 	woken   chan struct{} // has something in it when there may be something new to see
@@ -329,7 +330,8 @@ func (k *keeper) takePardon() bool {
 func (k *keeper) deniedUntil(denied *rotate.Denial) error {
 	again := "not asked for again before an operator says so"
 	if pause := k.agent.config.deniedPause; pause != 0 {
-		again = "asked for again at " + denied.At.Add(pause).UTC().Format(time.RFC3339)
+		k.askAt = denied.At.Add(pause)
+		again = "asked for again at " + k.askAt.UTC().Format(time.RFC3339)
 	}
 	return fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force (or systemctl reload nodejoin)",
 		"%w: %s: %s; %s", csr.ErrDenied, denied.Request, denied.Reason, again)
@@ -463,6 +465,9 @@ func (k *keeper) run(ctx context.Context) {
 		default:
 			pause.first, pause.longest = pausesAfter(err)
 			until = k.agent.now().Add(pause.next(err))
+			if !k.askAt.IsZero() && k.askAt.Before(until) {
+				until = k.askAt
+			}
 		}
 		k.report(err)
 		k.sleep(ctx, until)
@@ -476,6 +481,7 @@ func (k *keeper) begin() {
 	case <-k.woken:
 	default:
 	}
+	k.askAt = time.Time{}
 	paths, wasSet := k.agent.watched(), k.agent.watchClock()
 	seen := rotate.LookAt(paths)
 	k.changed = func() bool {

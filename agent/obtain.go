@@ -130,7 +130,9 @@ func allClosed(failures []failure) error {
 		if !fault.IsFinal(last[name]) {
 			passing = append(passing, last[name])
 		}
-		texts[i] = "with " + name + ": " + last[name].Error()
+		if texts[i] = last[name].Error(); !strings.Contains(texts[i], name) {
+			texts[i] = "with " + name + ": " + texts[i]
+		}
 	}
 	text := strings.Join(texts, "; ")
 	if len(passing) != 0 {

@@ -37,7 +37,7 @@ func (a *Agent) withIdentity() (*bootstrap.Cluster, *rotate.KeyPair, error) {
 const standFor = 5 * time.Second
 
 // errMoving is why a certificate with the machine's names is not asked for yet.
-var errMoving = errors.New("this machine's names and addresses have just changed, and may change again")
+var errMoving = errors.New("this machine's names and addresses were only just seen, and may still change")
 
 // other is a certificate beside the identity.
 type other struct {

@@ -97,13 +97,8 @@ func (a *Agent) observe(e bootstrap.Endpoint, err error) {
 	b := &a.board
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := status.Endpoint{Address: e.String(), Alive: err == nil, InUse: err == nil, CheckedAt: a.now()}
-	if err != nil {
-		now.Error = err.Error()
-	}
-	if _, known := b.endpoints[now.Address]; !known {
-		b.order = append(b.order, now.Address)
-	}
+	now := b.note(e, err, a.now())
+	now.InUse = err == nil
 	b.endpoints[now.Address] = now
 	for address, other := range b.endpoints {
 		if now.InUse && address != now.Address && other.InUse {
@@ -111,6 +106,28 @@ func (a *Agent) observe(e bootstrap.Endpoint, err error) {
 			b.endpoints[address] = other
 		}
 	}
+}
+
+// observeReach notes whether an endpoint can be connected to that need not be the one in use.
+func (a *Agent) observeReach(e bootstrap.Endpoint, err error) {
+	a.board.mu.Lock()
+	defer a.board.mu.Unlock()
+	inUse := a.board.endpoints[e.String()].InUse
+	now := a.board.note(e, err, a.now())
+	now.InUse = inUse && err == nil
+	a.board.endpoints[now.Address] = now
+}
+
+// note returns what is known of an endpoint after a try. The board is locked.
+func (b *board) note(e bootstrap.Endpoint, err error, at time.Time) status.Endpoint {
+	now := status.Endpoint{Address: e.String(), Alive: err == nil, CheckedAt: at}
+	if err != nil {
+		now.Error = err.Error()
+	}
+	if _, known := b.endpoints[now.Address]; !known {
+		b.order = append(b.order, now.Address)
+	}
+	return now
 }
 
 // notesSkew notes how far this machine's clock is from the API server's.
@@ -334,13 +351,18 @@ func (a *Agent) onBoard() status.Status {
 			s.Beat = beat
 		}
 	}
+	told := map[string]bool{}
 	for _, e := range a.config.site.Endpoints {
-		if _, seen := b.endpoints[e.String()]; !seen {
-			s.Endpoints = append(s.Endpoints, status.Endpoint{Address: e.String()})
-		}
+		address := e.String()
+		endpoint := b.endpoints[address]
+		endpoint.Address = address
+		s.Endpoints = append(s.Endpoints, endpoint)
+		told[address] = true
 	}
 	for _, address := range b.order {
-		s.Endpoints = append(s.Endpoints, b.endpoints[address])
+		if !told[address] {
+			s.Endpoints = append(s.Endpoints, b.endpoints[address])
+		}
 	}
 	s.CA.Path = a.config.paths.CAFile
 	return s

@@ -72,11 +72,19 @@ func (f *follower) follow(ctx context.Context) error {
 	}
 	a.works()
 	a.beat("trust")
-	ctx, cancel := context.WithTimeout(ctx, proveTimeout)
+	looking, cancel := context.WithTimeout(ctx, proveTimeout)
 	defer cancel()
-	offered, source, err := a.clusterBundle(ctx, cluster, pair)
+	offered, source, err := a.clusterBundle(looking, cluster, pair)
 	if err == nil {
-		err = f.adopt(ctx, cluster, offered)
+		err = f.adopt(looking, cluster, offered)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(cluster.Endpoints) > 1 { // those that are not in use are looked at, too
+		for _, reached := range bootstrap.Reach(looking, cluster) {
+			a.observeReach(reached.Endpoint, reached.Err)
+		}
 	}
 	a.sawTrust(source, err)
 	if errors.Is(err, bootstrap.ErrRefused) || fault.ClassOf(err) == fault.Untrusted && !errors.Is(err, errCutOff) {

@@ -294,10 +294,17 @@ func (sl *Slot) forgetPruned(state *State) {
 
 func (sl *Slot) access() access { return access{mode: sl.Mode, owner: sl.Owner} }
 
-// prune removes all older pairs but the last. One that cannot be removed does no harm: the next commit tries again.
+// prune removes all older pairs but the last. One that cannot be removed does no harm: the next commit tries again. The
+// last is touched: who watches the file that the link has led to, and not the link, as a kubelet does with its serving
+// certificate (handleWatchEvent of dynamiccertificates in k8s.io/apiserver), looks at the link again.
 func (sl *Slot) prune(older []string) {
-	for _, name := range older[:max(0, len(older)-(keptPairs-1))] {
+	kept := max(0, len(older)-(keptPairs-1))
+	for _, name := range older[:kept] {
 		_ = os.Remove(filepath.Join(sl.dir, name))
+	}
+	now := time.Now()
+	for _, name := range older[kept:] {
+		_ = os.Chtimes(filepath.Join(sl.dir, name), now, now) // where it fails, nobody is told
 	}
 }
 

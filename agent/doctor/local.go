@@ -50,7 +50,7 @@ func (e *examination) checkKubelet(f *findings) {
 		f.skip("the kubelet's configuration file is not known")
 		return
 	}
-	k, err := machine.ReadKubelet(e.KubeletConfig, e.Paths.Root, e.host.proc)
+	k, err := machine.ReadKubelet(e.KubeletConfig, e.Paths.Root, e.host.proc, e.on(e.Paths.Kubeconfig))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		f.skip("no kubelet runs, and %s is missing", e.on(e.KubeletConfig))

@@ -79,12 +79,13 @@ func KubeletConfig(path, root string) (*Kubelet, error) {
 // ReadKubelet returns what is known of this machine's kubelet, in the kubelet's own order of precedence: the configuration
 // file, its drop-ins (--config-dir), its flags. The files are those of the kubelet that runs, else the one at path. With
 // a root it is about another machine's files, and no process is looked at. Where no kubelet runs and the file is missing,
-// the error is [fs.ErrNotExist]. procDir is where the processes are: /proc.
-func ReadKubelet(path, root, procDir string) (*Kubelet, error) {
+// the error is [fs.ErrNotExist]. procDir is where the processes are, /proc, and kubeconfig which of them counts first: see
+// [FindKubelet].
+func ReadKubelet(path, root, procDir, kubeconfig string) (*Kubelet, error) {
 	if root != "" && filepath.Clean(root) != "/" {
 		return KubeletConfig(path, root)
 	}
-	p := FindKubelet(procDir)
+	p := FindKubelet(procDir, kubeconfig)
 	if p == nil {
 		return KubeletConfig(path, "")
 	}
@@ -209,8 +210,8 @@ type Process struct {
 
 // FindKubelet returns the kubelet of this machine that runs, or nil if none is seen. procDir is /proc. It reads what every
 // process may read of every other one. A kubelet in a container (of a cluster in containers on this machine) has a PID
-// namespace of its own and is not this machine's.
-func FindKubelet(procDir string) *Process {
+// namespace of its own and is not this machine's. Of several, the one with this kubeconfig is returned.
+func FindKubelet(procDir, kubeconfig string) *Process {
 	entries, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil
@@ -222,11 +223,22 @@ func FindKubelet(procDir string) *Process {
 			continue
 		}
 		p := readProcess(filepath.Join(procDir, entry.Name()), pid)
-		if p != nil && (found == nil || p.isService() && !found.isService()) {
+		if p != nil && (found == nil || p.rank(kubeconfig) > found.rank(kubeconfig)) {
 			found = p
 		}
 	}
 	return found
+}
+
+// rank says how likely it is that this is the kubelet that is looked for.
+func (p *Process) rank(kubeconfig string) int {
+	switch {
+	case !p.isService():
+		return 0
+	case p.Kubeconfig() != kubeconfig:
+		return 1
+	}
+	return 2
 }
 
 // readProcess returns the process if it is a kubelet.

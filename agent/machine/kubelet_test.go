@@ -168,7 +168,7 @@ func TestFindKubelet(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := 0
-			if p := FindKubelet(fakeProc(t, test.processes...)); p != nil {
+			if p := FindKubelet(fakeProc(t, test.processes...), ""); p != nil {
 				got = p.PID
 			}
 			if got != test.want {
@@ -176,7 +176,7 @@ func TestFindKubelet(t *testing.T) {
 			}
 		})
 	}
-	if p := FindKubelet(filepath.Join(t.TempDir(), "none")); p != nil {
+	if p := FindKubelet(filepath.Join(t.TempDir(), "none"), ""); p != nil {
 		t.Errorf("found %+v where there are no processes", p)
 	}
 }
@@ -285,7 +285,7 @@ func TestReadKubelet(t *testing.T) {
 		}, "the kubelet that runs (PID 7) has --rotate-certificates=false"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			k, err := ReadKubelet(test.path, "", fakeProc(t, test.processes...))
+			k, err := ReadKubelet(test.path, "", fakeProc(t, test.processes...), "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -301,22 +301,22 @@ func TestReadKubelet(t *testing.T) {
 		})
 	}
 	t.Run("below a root no process counts", func(t *testing.T) {
-		k, err := ReadKubelet("/usual.yaml", dir, fakeProc(t, process("--rotate-certificates=false")))
+		k, err := ReadKubelet("/usual.yaml", dir, fakeProc(t, process("--rotate-certificates=false")), "")
 		if err != nil || !k.RotateCertificates || k.Process != nil || k.Config != "/usual.yaml" {
 			t.Errorf("%+v, %v", k, err)
 		}
 	})
 	t.Run("none runs and the file is missing", func(t *testing.T) {
-		if _, err := ReadKubelet(filepath.Join(dir, "missing.yaml"), "/", fakeProc(t)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := ReadKubelet(filepath.Join(dir, "missing.yaml"), "/", fakeProc(t), ""); !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
 		}
 	})
 	t.Run("a drop-in that the kubelet refuses too", func(t *testing.T) {
-		if _, err := ReadKubelet(usual, "", fakeProc(t, process("--config-dir="+filepath.Join(dir, "bad")))); err == nil || !strings.Contains(err.Error(), "bad/x.conf") {
+		if _, err := ReadKubelet(usual, "", fakeProc(t, process("--config-dir="+filepath.Join(dir, "bad"))), ""); err == nil || !strings.Contains(err.Error(), "bad/x.conf") {
 			t.Error(err)
 		}
 	})
-	p := FindKubelet(fakeProc(t, process("--kubeconfig=k.conf")))
+	p := FindKubelet(fakeProc(t, process("--kubeconfig=k.conf")), "")
 	if p.Kubeconfig() != filepath.Join(dir, "work/k.conf") || p.CertDir() != "/var/lib/kubelet/pki" || p.NodeName() != "" {
 		t.Errorf("%q, %q, %q", p.Kubeconfig(), p.CertDir(), p.NodeName())
 	}

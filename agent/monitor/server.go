@@ -176,11 +176,11 @@ func (s *Server) watch(ctx context.Context, opened net.Listener, served <-chan e
 				continue
 			}
 			_ = opened.Close() // it is gone from where it was
-			<-served           // http.ErrServerClosed or that it is closed
+			<-served           //nolint:errcheck // http.ErrServerClosed or that it is closed
 			return errDeleted
 		case <-ctx.Done():
 			_ = opened.Close() // nothing was written to it
-			<-served           // http.ErrServerClosed or that it is closed
+			<-served           //nolint:errcheck // http.ErrServerClosed or that it is closed
 			return ctx.Err()
 		}
 	}

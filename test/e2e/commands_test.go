@@ -42,6 +42,8 @@ type story struct {
 	started   time.Time // by stopwatch
 	snapshots map[string]map[string]string
 	kubelet   *testbed.Process
+	agent     *testbed.Process // nodejoin run
+	balancer  *balancer
 }
 
 type storyKey struct{}

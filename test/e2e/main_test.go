@@ -16,6 +16,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/cmd/cli"
+	host "github.com/nodejoin/nodejoin/agent/machine"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -186,7 +187,8 @@ func params(t *testing.T, p *plane, dir string) testscript.Params {
 	}
 }
 
-// condition tells scripts what this machine can do: [kubelet] runs a real kubelet, [uts] has host names of its own.
+// condition tells scripts what this machine can do: [kubelet] runs a real kubelet, [uts] has host names of its own, [root] is
+// somebody who can give files away. [kubelet-runs] says that a kubelet is at work here, of whatever cluster.
 func condition(name string) (bool, error) {
 	switch name {
 	case "kubelet":
@@ -195,6 +197,10 @@ func condition(name string) (bool, error) {
 			return false, fmt.Errorf("NODEJOIN_TEST_ALL is set, but no kubelet can run: %w", err)
 		}
 		return err == nil, nil
+	case "kubelet-runs":
+		return host.FindKubelet("/proc", "") != nil, nil
+	case "root":
+		return os.Geteuid() == 0, nil
 	case "uts":
 		return exec.CommandContext(context.Background(), "unshare", "--uts", "true").Run() == nil, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +65,7 @@ func orRoot(root string) string {
 func (p *program) loadFile(root string) (file *config.File, path string, err error) {
 	path, named := p.configFile(root)
 	file, err = config.Load(path)
-	if errors.Is(err, fs.ErrNotExist) && !named {
+	if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) && !named { // the latter is told where files are written
 		return &config.File{}, "", nil
 	}
 	return file, path, err

@@ -19,13 +19,16 @@ with its remedy. It changes nothing, and takes what join takes. Its exit status 
 		Args: oneServer,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Servers = append(args, o.Servers...)
-			c, _, err := p.configure(cmd, o, len(args) != 0)
-			if err != nil {
-				return err
+			c, _, wrong := p.configure(cmd, o, len(args) != 0)
+			if wrong != nil { // the rest is looked at all the same, as the flags have it
+				var err error
+				if c, err = o.Config(); err != nil {
+					return wrong
+				}
 			}
 			ctx, stop := untilSignal(cmd.Context())
 			defer stop()
-			report := agent.Examine(ctx, c)
+			report := agent.Examine(ctx, c, wrong)
 			if err := p.print(report, report.Text()); err != nil {
 				return err
 			}

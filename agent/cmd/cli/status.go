@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/nodejoin/nodejoin/agent"
 	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/agent/monitor"
+	"github.com/nodejoin/nodejoin/agent/status"
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
@@ -28,11 +31,7 @@ of what is wrong.
 ` + exitHelp,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, _, err := p.configure(cmd, o, false)
-			if err != nil {
-				return err
-			}
-			s, err := agent.Status(cmd.Context(), c)
+			s, err := p.status(cmd, o)
 			if err != nil {
 				return err
 			}
@@ -44,6 +43,20 @@ of what is wrong.
 	}
 	p.addConfigFlags(cmd, &o)
 	return cmd
+}
+
+// status returns the status of this machine. With a configuration that is wrong, an agent that runs is asked all the same: it
+// has kept the one before.
+func (p *program) status(cmd *cobra.Command, flags agent.Options) (*status.Status, error) {
+	c, _, err := p.configure(cmd, flags, false)
+	if err == nil {
+		return agent.Status(cmd.Context(), c)
+	}
+	s, unanswered := monitor.Ask(cmd.Context(), filepath.Join(orRoot(flags.Root), flags.RuntimeDir, monitor.SocketName))
+	if unanswered != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (p *program) resetCommand() *cobra.Command {
