@@ -43,7 +43,7 @@ test: deps controlplane ## vet and test everything against a real control plane 
 demo: deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running)
 	KEEP='$(KEEP)' $(GO) run ./test/demo
 
-bench: build controlplane ## measure joining and rotating against the reference
+bench: deps build controlplane ## measure joining and waiting against the reference
 	$(GO) run ./test/bench
 
 lint: ## golangci-lint over this module; go vet over the nested ones

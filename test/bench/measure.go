@@ -25,22 +25,12 @@ const (
 	calmFor = 200 * time.Millisecond
 )
 
-func calm(ctx context.Context) error {
-	timer := time.NewTimer(calmFor)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 type bench struct {
 	cp       *testbed.ControlPlane
 	wire     *proxy.Proxy
 	programs [2]program
-	count    int // runs so far, for names
+	count    int     // runs so far, for names
+	last     machine // where an agent was kept last
 }
 
 // result holds the figures of one scenario, by program.
@@ -122,7 +112,7 @@ func (b *bench) join(ctx context.Context, s scenario, p int, server string, watc
 	if err != nil {
 		return nil, err
 	}
-	if err := calm(ctx); err != nil {
+	if err := pause(ctx, calmFor); err != nil {
 		return nil, err
 	}
 	joined, stop, err := appears(m.dir, filepath.Base(m.kubeconfig()))

@@ -18,7 +18,7 @@ type row struct {
 	noFraction bool
 }
 
-func report(w io.Writer, discovery, known result, programs [2]program) error {
+func report(w io.Writer, discovery, known result, waiting *idle, programs [2]program) error {
 	seconds := func(d [2][]time.Duration, unit time.Duration) (float64, float64) {
 		return float64(median(d[0])) / float64(unit), float64(median(d[1])) / float64(unit)
 	}
@@ -44,6 +44,12 @@ func report(w io.Writer, discovery, known result, programs [2]program) error {
 			row{what: s.name + ": resident memory", ours: median(s.r.memory[0]), ref: median(s.r.memory[1]), unit: "MB", target: 16},
 		)
 	}
+	if waiting.memory[0] != 0 {
+		rows = append(rows,
+			row{what: "agent, against the kubelet: resident memory while it waits", ours: waiting.memory[0], ref: waiting.memory[1], unit: "MB", target: 18},
+			row{what: "agent, against the kubelet: processor time a day while it waits", ours: waiting.cpu[0], ref: waiting.cpu[1], unit: "s", target: 1},
+		)
+	}
 	rows = append(rows, row{what: "binary", ours: programs[0].size(), ref: programs[1].size(), unit: "MB", target: 18})
 	return printRows(w, rows)
 }
@@ -52,24 +58,31 @@ func printRows(w io.Writer, rows []row) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "median of\tnodejoin\treference\tratio\ttarget\t\t")
 	for _, r := range rows {
-		ratio := r.ours / r.ref
-		format := "%.1f %s"
-		if r.noFraction {
-			format = "%.0f %s"
+		reference, ratio := "", ""
+		if r.ref != 0 { // it can run here
+			reference, ratio = r.format(r.ref), fmt.Sprintf("%.2f", r.ours/r.ref)
 		}
 		target, verdict := "", ""
 		if r.target != 0 {
 			value := r.ours
-			target = strings.TrimSpace(fmt.Sprintf(format, r.target, r.unit))
+			target = r.format(r.target)
 			if r.byRatio {
-				value, target = ratio, fmt.Sprintf("ratio %.2f", r.target)
+				value, target = r.ours/r.ref, fmt.Sprintf("ratio %.2f", r.target)
 			}
 			if verdict = "met"; value > r.target {
 				verdict = "missed"
 			}
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t%s\t%s\t\n", r.what, strings.TrimSpace(fmt.Sprintf(format, r.ours, r.unit)),
-			strings.TrimSpace(fmt.Sprintf(format, r.ref, r.unit)), ratio, target, verdict)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t\n", r.what, r.format(r.ours), reference, ratio, target, verdict)
 	}
 	return table.Flush()
+}
+
+// format writes a figure of the row.
+func (r *row) format(value float64) string {
+	format := "%.1f %s"
+	if r.noFraction {
+		format = "%.0f %s"
+	}
+	return strings.TrimSpace(fmt.Sprintf(format, value, r.unit))
 }
