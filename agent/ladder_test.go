@@ -195,7 +195,7 @@ func TestLadder(t *testing.T) {
 			h.cluster.revoke(pair, true)
 			h.cluster.with(func() { clear(h.cluster.tokens) })
 		}, []string{own, someToken, idToken}, "", []string{
-			"with the bootstrap token abcdef: 127.0.0.1:1 does not accept", "with the bearer token in ", "(401)",
+			"127.0.0.1:1 does not accept the bootstrap token abcdef", "does not accept the bearer token in ", "(401)",
 		}},
 		{"all are missing", func(h *host, pair *rotate.KeyPair) {
 			h.cluster.revoke(pair, true)

@@ -63,8 +63,8 @@ func TestWakeIsNotLost(t *testing.T) {
 			return ways(s)
 		}
 		agent := h.run(a)
-		defer agent.stop()
 		time.Sleep(10 * time.Second)
+		agent.stop()
 		if looks < 2 {
 			t.Error("it waits for its request, and was not woken")
 		}
