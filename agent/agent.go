@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
@@ -58,10 +59,12 @@ type Agent struct {
 	lastDiscoveries []bootstrap.Discovery // by access, of the identity's last attempt
 	settled         *rotate.Disk          // the identity as it was last seen to be in order
 
-	proven chan struct{}   // has something in it when the identity was proved after the CA bundle was looked at last
-	begun  time.Time       // when all minutes began that are counted
-	worked atomic.Bool     // since rest was called last
-	idle   func(idle bool) // told when there will be nothing to do for long, and when there is; nil for nobody
+	proven chan struct{} // has something in it when the identity was proved after the CA bundle was looked at last
+	begun  time.Time     // when all minutes began that are counted
+
+	resting sync.Mutex      // guards worked, and the order of what idle is told
+	worked  bool            // since rest was called last
+	idle    func(idle bool) // told when there will be nothing to do for long, and when there is; nil for nobody
 
 	board board
 	hooks hooks
@@ -98,14 +101,29 @@ func (a *Agent) watchClock() (wasSet func() bool) {
 
 // works says that there is work: what rest has given up is wanted again.
 func (a *Agent) works() {
-	if !a.worked.Swap(true) && a.idle != nil {
+	a.resting.Lock()
+	defer a.resting.Unlock()
+	if !a.worked && a.idle != nil {
 		a.idle(false)
 	}
+	a.worked = true
 }
 
 // rest says that nothing will be done for long.
 func (a *Agent) rest() {
-	if a.worked.Swap(false) && a.idle != nil {
+	a.resting.Lock()
+	defer a.resting.Unlock()
+	if a.worked && a.idle != nil {
+		a.idle(true)
+	}
+	a.worked = false
+}
+
+// restAgain says so again where nothing has been done meanwhile.
+func (a *Agent) restAgain() {
+	a.resting.Lock()
+	defer a.resting.Unlock()
+	if !a.worked && a.idle != nil {
 		a.idle(true)
 	}
 }
@@ -149,7 +167,8 @@ func (a *Agent) retreat() error {
 
 // missingInput returns what the operator must still say before this machine can go on, and why that is needed.
 func (a *Agent) missingInput(s *sight) error {
-	access := a.config.accesses()[0]
+	accesses := a.config.accesses()
+	access := accesses[max(0, slices.IndexFunc(accesses, func(x *access) bool { return x.missing() == nil }))]
 	reason, message := a.identity.judge(s)
 	switch {
 	case a.identity.wants().forced || reason == rotate.Missing:

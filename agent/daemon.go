@@ -51,7 +51,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	for a != nil {
 		a.board.loaded, d.filled = a.now(), sizeOf(d.ConfigFile) != 0
-		a = a.serve(ctx, d)
+		next := a.serve(ctx, d)
+		if next != nil {
+			next.inherit(a) // when nothing of a runs any more
+		}
+		a = next
 	}
 	return d.lock.Unlock()
 }
@@ -123,8 +127,8 @@ func (a *Agent) serve(ctx context.Context, d *Daemon) (next *Agent) {
 			if watcher != nil {
 				watcher.Refresh()
 			}
-			if !a.worked.Load() && a.idle != nil && time.Since(rested) >= restEvery {
-				a.idle(true)
+			if time.Since(rested) >= restEvery {
+				a.restAgain()
 				rested = time.Now()
 			}
 		}
@@ -180,7 +184,6 @@ func (a *Agent) successor(d *Daemon) (*Agent, error) {
 		}
 		d.lock = moved
 	}
-	next.inherit(a)
 	return next, nil
 }
 

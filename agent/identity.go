@@ -44,7 +44,7 @@ func (a *Agent) loadIdentity() (*sight, error) {
 // isReplaced reports whether what is on disk has taken the place of a certificate of this node that is still at hand.
 func (a *Agent) isReplaced(disk *rotate.Disk) bool {
 	last := a.identity.last
-	return disk.Pair != nil && last != nil && last.Pair != nil && last.Pair.NodeName() == a.node()
+	return disk.Pair != nil && last != nil && last.Pair != nil && last.Pair.NodeName() == a.node() && disk.Pair.NodeName() != a.node()
 }
 
 // settleName decides which node this machine is. The name that it joined with wins over the host's, which may have
@@ -66,6 +66,8 @@ func (a *Agent) settleName(disk *rotate.Disk) error {
 	case a.config.named:
 		return fault.New(fault.Files, "leave --node-name out to keep it, or become the other node with --force",
 			"this machine is the node %q already, and is asked to become %q", joined, name)
+	case a.identity != nil && a.identity.last != nil && a.identity.last.Pair != nil && a.identity.last.Pair.NodeName() == name:
+		return fault.New(fault.Files, "look at who changed it", "the certificate in %s is of the node %q, and this machine is the node %q", disk.PairPath, joined, name)
 	default:
 		a.tell(Notice{Text: fmt.Sprintf("this machine stays the node %q that it joined as, although its host name is %q", joined, name)})
 		a.setNode(joined)

@@ -26,6 +26,9 @@ const idleAfter = 30 * time.Second
 // leastPass is the least time between the beginnings of two passes, however often files change.
 const leastPass = 500 * time.Millisecond
 
+// mostRestored is how often a certificate is put back without being found in order afterwards.
+const mostRestored = 3
+
 // reviveAfter is when a certificate that the API server did not accept is tried again, if there is no other.
 const reviveAfter = 5 * time.Minute
 
@@ -39,14 +42,15 @@ type keeper struct {
 	role      role
 	log       *slog.Logger
 
-	unsent  bool          // the pending key was made by this run and no request was sent for it
-	needed  string        // why a certificate was last said to be needed; "" after it was obtained
-	expired bool          // a certificate was issued that had expired already
-	askAt   time.Time     // when what was denied is asked for again; zero if that was not said in this pass
-	proved  bool          // the identity was just seen to work, which is not remembered yet
-	last    *rotate.Found // of the pass before; nil before the first
-	woken   chan struct{} // has something in it when there may be something new to see
-	changed func() bool   // whether there is, since the pass began; nil where there is one pass only
+	unsent   bool          // the pending key was made by this run and no request was sent for it
+	needed   string        // why a certificate was last said to be needed; "" after it was obtained
+	expired  bool          // a certificate was issued that had expired already
+	restored int           // how often a pair was put back since one was last found in order
+	askAt    time.Time     // when what was denied is asked for again; zero if that was not said in this pass
+	proved   bool          // the identity was just seen to work, which is not remembered yet
+	last     *rotate.Found // of the pass before; nil before the first
+	woken    chan struct{} // has something in it when there may be something new to see
+	changed  func() bool   // whether there is, since the pass began; nil where there is one pass only
 
 	heldTill time.Time // a certificate that is due is not replaced before, by the monotonic clock
 
@@ -111,7 +115,7 @@ func (k *keeper) pass(ctx context.Context) error {
 	reason, message := k.judge(s)
 	k.see(s, reason, message)
 	if reason.Usable() {
-		k.last = s.found
+		k.last, k.restored = s.found, 0
 	}
 	switch dead := k.isDead(s.found.Pair); {
 	case k.wants().forced:
@@ -281,6 +285,10 @@ func (k *keeper) restore(s *sight) bool {
 		if reason, _ := rotate.WhyReplace(&rotate.Found{Pair: pair}, wantedOf(&s.template, time.Time{}), k.agent.now()); !reason.Usable() {
 			continue
 		}
+		if k.restored >= mostRestored {
+			return false // it was of no use
+		}
+		k.restored++
 		if err := k.slot.Commit(pair, k.agent.now()); err != nil {
 			k.log.Warn("a certificate that is still at hand cannot be put back", "err", err)
 			return false
@@ -453,7 +461,7 @@ func (k *keeper) run(ctx context.Context) {
 			k.pause(ctx, time.Until(begun.Add(leastPass)))
 			continue
 		case err == nil && k.deadline().After(k.agent.now()):
-			pause.pause, spent.pause = 0, 0
+			pause.pause, spent.pause, k.heldTill = 0, 0, time.Time{}
 			until = k.deadline()
 		case err == nil: // what is in use is due by this clock, even if it was just issued
 			if !time.Now().Before(k.heldTill) {

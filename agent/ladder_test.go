@@ -2,13 +2,17 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	certificates "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
@@ -373,4 +377,37 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("requests: %v", made)
 		}
 	})
+}
+
+// TestForbidden has the API server know the node and let it make no requests (an admission policy, say): the next credential does, and
+// without one nobody is flooded.
+func TestForbidden(t *testing.T) {
+	for _, token := range []bool{true, false} {
+		t.Run(fmt.Sprintf("token=%t", token), func(t *testing.T) {
+			bubble(t, func(t *testing.T, h *host) {
+				if token {
+					h.token("abcdef")
+				}
+				h.join(h.overdue())
+				var asked atomic.Int64
+				h.cluster.answer = func(r *http.Request) error {
+					if r.Method == http.MethodPost && r.URL.Path == requestsPath && r.Header.Get("Authorization") == "" {
+						asked.Add(1)
+						return apierrors.NewForbidden(certificates.Resource("certificatesigningrequests"), "", errors.New("not today"))
+					}
+					return nil
+				}
+				agent := h.start()
+				defer agent.stop()
+				time.Sleep(10 * time.Minute)
+				view := agent.view()
+				if got := view.State == status.Valid; got != token || token != (view.Problem == nil) {
+					t.Errorf("the status is %+v with the problem %+v", view, view.Problem)
+				}
+				if n := asked.Load(); n == 0 || n > 20*refusalLimit {
+					t.Errorf("asked %d times", n)
+				}
+			})
+		})
+	}
 }

@@ -342,9 +342,11 @@ func isEnd(err error) bool {
 
 // refused says whom the API server does not accept.
 func (k *keeper) refused(app *application, err error) error {
-	if app.way.own { // whatever was asked for with it
+	if app.way.own && errors.Is(err, csr.ErrUnauthorized) { // whatever was asked for with it
 		k.agent.identity.markDead(app.way.pair, err)
-		k.agent.identity.wake()
+		if k != k.agent.identity { // which goes on by itself
+			k.agent.identity.wake()
+		}
 	}
 	if errors.Is(err, csr.ErrUnauthorized) {
 		return fault.New(fault.Refused, app.way.remedy, "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)", app.conn.Endpoint(), app.way.name)

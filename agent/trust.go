@@ -61,6 +61,8 @@ func (f *follower) sleep(ctx context.Context, until time.Time, wasSet func() boo
 type follower struct {
 	agent   *Agent
 	offered bootstrap.Bundle // the last time; the zero value before the first
+	since   time.Time        // when the same was first offered, by the monotonic clock
+	doubted time.Time        // when the identity was last doubted, by the monotonic clock
 }
 
 // follow looks once.
@@ -87,7 +89,9 @@ func (f *follower) follow(ctx context.Context) error {
 		}
 	}
 	a.sawTrust(source, err)
-	if errors.Is(err, bootstrap.ErrRefused) || fault.ClassOf(err) == fault.Untrusted && !errors.Is(err, errCutOff) {
+	doubtful := errors.Is(err, bootstrap.ErrRefused) || fault.ClassOf(err) == fault.Untrusted && !errors.Is(err, errCutOff)
+	if doubtful && (f.doubted.IsZero() || time.Since(f.doubted) >= mostTrustPause) {
+		f.doubted = time.Now()
 		a.identity.doubt() // the certificate or the bundle may not work any more
 	}
 	return err
@@ -114,9 +118,11 @@ var errCutOff = errors.New("it vouches for none of the API servers that answer")
 func (f *follower) adopt(ctx context.Context, cluster *bootstrap.Cluster, offered bootstrap.Bundle) error {
 	a := f.agent
 	before := f.offered
-	f.offered = offered
+	if f.offered = offered; !offered.Equal(before) {
+		f.since = time.Now()
+	}
 	next, narrows := nextBundle(cluster.CA, offered, before)
-	if next.Equal(cluster.CA) {
+	if next.Equal(cluster.CA) || narrows && time.Since(f.since) < a.config.trustEvery/2 { // a look that came early is not the next
 		return nil
 	}
 	if narrows {

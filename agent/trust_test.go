@@ -49,7 +49,12 @@ func trusting(t *testing.T, servers int, change func(*Options)) (*host, *followe
 	t.Helper()
 	cluster := newCluster(t)
 	h := newHost(t, cluster)
-	h.change = change
+	h.change = func(o *Options) {
+		o.TrustEvery = 1 // each look counts
+		if change != nil {
+			change(o)
+		}
+	}
 	list := make([]*server, servers)
 	for i := range list {
 		list[i] = cluster.serve(cluster.signer)
@@ -235,4 +240,36 @@ func TestKubeconfigWithItsCAInside(t *testing.T) {
 		t.Errorf("the kubeconfig is\n%s", h.read(DefaultKubeconfig))
 	}
 	h.pass(t, f.agent)
+}
+
+// TestEarlyLook does not take a look that came early, because the identity was proved anew say, for the cluster saying the same twice.
+func TestEarlyLook(t *testing.T) {
+	h, f, servers := trusting(t, 1, func(o *Options) { o.TrustEvery = DefaultTrustEvery })
+	old, next := h.cluster.signer, newAuthority(t, "next")
+	h.cluster.offer(old, next)
+	f.must(t)
+	servers[0].present(next.serving(t))
+	h.cluster.offer(next)
+	for range 3 {
+		f.must(t)
+		h.wantCA(old, next)
+	}
+	f.since = f.since.Add(-DefaultTrustEvery)
+	f.must(t)
+	h.wantCA(next)
+}
+
+// TestBadClusterObject has the cluster publish what cannot be used: the identity is doubted once, and not at every look.
+func TestBadClusterObject(t *testing.T) {
+	h, f, _ := trusting(t, 1, nil)
+	h.cluster.with(func() { h.cluster.info = "no kubeconfig" })
+	for i := range 3 {
+		if err := f.follow(t.Context()); !fault.IsFinal(err) {
+			t.Fatalf("%v is no error that lasts", err)
+		}
+		if doubted := f.agent.identity.isSuspect(); doubted != (i == 0) {
+			t.Errorf("look %d: the identity is doubted: %t", i, doubted)
+		}
+		f.agent.identity.clearDoubt()
+	}
 }

@@ -132,7 +132,9 @@ func isAltered(leaf *x509.Certificate, bundle []byte) bool {
 		return false
 	}
 	return slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
-		return bytes.Equal(ca.SubjectKeyId, leaf.AuthorityKeyId) && bytes.Equal(ca.RawSubject, leaf.RawIssuer) && leaf.CheckSignatureFrom(ca) != nil
+		// Only a CA certificate that is intact itself can tell.
+		return bytes.Equal(ca.SubjectKeyId, leaf.AuthorityKeyId) && bytes.Equal(ca.RawSubject, leaf.RawIssuer) &&
+			ca.CheckSignatureFrom(ca) == nil && leaf.CheckSignatureFrom(ca) != nil
 	})
 }
 
