@@ -27,7 +27,7 @@ const idleAfter = 30 * time.Second
 const leastPass = 500 * time.Millisecond
 
 // mostRestored is how often a certificate is put back without being found in order afterwards.
-const mostRestored = 3
+const mostRestored = 10
 
 // reviveAfter is when a certificate that the API server did not accept is tried again, if there is no other.
 const reviveAfter = 5 * time.Minute
