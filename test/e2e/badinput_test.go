@@ -119,6 +119,7 @@ func (in *input) file(content string, mode os.FileMode) string {
 	return path
 }
 
+// It runs the program in this process, and so before the tests that go on in the background: client-go's log is everybody's.
 func TestBadInput(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	root, in := t.TempDir(), &input{t: t, dir: t.TempDir()}
