@@ -16,7 +16,6 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/cmd/cli"
-	host "github.com/nodejoin/nodejoin/agent/machine"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -188,7 +187,7 @@ func params(t *testing.T, p *plane, dir string) testscript.Params {
 }
 
 // condition tells scripts what this machine can do: [kubelet] runs a real kubelet, [uts] has host names of its own, [root] is
-// somebody who can give files away. [kubelet-runs] says that a kubelet is at work here, of whatever cluster.
+// somebody who can give files away.
 func condition(name string) (bool, error) {
 	switch name {
 	case "kubelet":
@@ -197,8 +196,6 @@ func condition(name string) (bool, error) {
 			return false, fmt.Errorf("NODEJOIN_TEST_ALL is set, but no kubelet can run: %w", err)
 		}
 		return err == nil, nil
-	case "kubelet-runs":
-		return host.FindKubelet("/proc", "") != nil, nil
 	case "root":
 		return os.Geteuid() == 0, nil
 	case "uts":
