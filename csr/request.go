@@ -36,11 +36,15 @@ var (
 // Request is one CertificateSigningRequest object, from submission to a terminal condition.
 type Request struct {
 	Template Template
-	Key      crypto.Signer
-	Name     string // of the API object; follows from Template and Key
+	Key      crypto.Signer // nil where it is not on this machine: see ParseRequest
+	Name     string        // of the API object; follows from Template and Key
 
+	public crypto.PublicKey
 	pkcs10 []byte
 }
+
+// Public returns the public key that the certificate is asked for.
+func (r *Request) Public() crypto.PublicKey { return r.public }
 
 // NewRequest prepares a request. Nothing is sent. The template is taken as it is: [Template.Check] says whether it makes
 // sense.
@@ -54,7 +58,7 @@ func NewRequest(t Template, key crypto.Signer) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Request{Template: t, Key: key, Name: name, pkcs10: pkcs10}, nil
+	return &Request{Template: t, Key: key, Name: name, public: key.Public(), pkcs10: pkcs10}, nil
 }
 
 // ErrOtherWish says that a request for something else is under way.
@@ -96,7 +100,7 @@ func (r *Request) object() *certificates.CertificateSigningRequest {
 		Spec: certificates.CertificateSigningRequestSpec{
 			Request:    r.pkcs10,
 			SignerName: r.Template.SignerName,
-			Usages:     r.Template.usages(r.Key.Public()),
+			Usages:     r.Template.usages(r.public),
 		},
 	}
 	if r.Template.Lifetime != 0 {
@@ -147,7 +151,7 @@ func (r *Request) compare(found *certificates.CertificateSigningRequest) error {
 	if err != nil {
 		return refuse("asks for other names: %v", err)
 	}
-	if !sameKey(request.PublicKey, r.Key.Public()) {
+	if !sameKey(request.PublicKey, r.public) {
 		return differ("key", "another's", "ours")
 	}
 	if err := request.CheckSignature(); err != nil {
