@@ -8,9 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/nodejoin/nodejoin/test/testbed/internal/port"
+	"github.com/nodejoin/nodejoin/test/internal/port"
 )
 
 // auditPolicy records who asked for what and how it ended, and no bodies.
@@ -69,6 +70,10 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o644); err != nil {
 		return err
 	}
+	clients, err := cp.clientBundle()
+	if err != nil {
+		return err
+	}
 	cp.AuditLog = cp.path("audit.log")
 	cp.APIServer = cp.component("kube-apiserver", []string{
 		"--etcd-servers=http://" + etcd.Address(),
@@ -81,7 +86,7 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 		"--shutdown-watch-termination-grace-period=1s", // else open watches hold up SIGTERM for a minute
 		"--tls-cert-file=" + cp.path("pki", "apiserver.crt"),
 		"--tls-private-key-file=" + cp.path("pki", "apiserver.key"),
-		"--client-ca-file=" + cp.ClientCA.CertFile,
+		"--client-ca-file=" + clients,
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + cp.path("pki", "sa.crt"),
 		"--service-account-signing-key-file=" + cp.path("pki", "sa.key"),
@@ -96,6 +101,19 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 		"--audit-log-maxsize=100000",
 	}, cp.options.APIServerArgs)
 	return cp.probeAPIServer()
+}
+
+// clientBundle returns the file of the CAs whose client certificates the API server accepts.
+func (cp *ControlPlane) clientBundle() (string, error) {
+	if len(cp.options.ClientCAs) == 0 {
+		return cp.ClientCA.CertFile, nil
+	}
+	bundle := slices.Clone(cp.ClientCA.PEM)
+	for _, ca := range cp.options.ClientCAs {
+		bundle = append(bundle, ca.PEM...)
+	}
+	path := cp.path("pki", "clients.crt")
+	return path, os.WriteFile(path, bundle, 0o644)
 }
 
 // probeAPIServer makes the API server's Ready.

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/nodejoin/nodejoin/test/testbed/internal/port"
+	"github.com/nodejoin/nodejoin/test/internal/port"
 )
 
 // Options say how a control plane differs from the one that kubeadm makes, which is the zero value.
@@ -31,6 +31,8 @@ type Options struct {
 	CertSANs []string
 	// SeparateClientCA gives client certificates a CA of their own. Discovery then carries the serving CA alone.
 	SeparateClientCA bool
+	// ClientCAs are further CAs whose client certificates the API server accepts, until Rotate says otherwise.
+	ClientCAs []*CA
 
 	// Extra arguments of the form --name=value. One takes the place of the component's own argument of that name.
 	EtcdArgs, APIServerArgs, ControllerManagerArgs []string

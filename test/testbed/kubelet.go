@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/nodejoin/nodejoin/test/testbed/internal/port"
+	"github.com/nodejoin/nodejoin/test/internal/port"
 )
 
 // KubeletOptions are what a kubelet runs on.

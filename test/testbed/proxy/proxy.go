@@ -20,7 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nodejoin/nodejoin/test/testbed/internal/port"
+	"github.com/nodejoin/nodejoin/test/internal/port"
 )
 
 // dialTimeout bounds the connection to the target, which is on the same machine.
