@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
 )
@@ -20,9 +22,11 @@ type access struct {
 	discoveryErr  error
 	credential    bootstrap.Credential
 	credentialErr error
-	usual         bool   // the credential is one that lies in a usual place
-	usedUp        string // file to remove once the identity works; "" for none
-	name          string // of what is missing, where the credential is
+	usual         bool                                      // the credential is one that lies in a usual place
+	usedUp        string                                    // file to remove once the identity works; "" for none
+	name          string                                    // of what is missing, where the credential is
+	via           *bootstrap.Via                            // what the credential is for; nil for the cluster
+	node          func(ctx context.Context) (string, error) // the node that the credential makes of this machine; nil where it says nothing of it
 }
 
 // errNoCredential says that none was given, and not that one was given that is wrong.
@@ -69,15 +73,18 @@ func (c *Config) readGiven() (err error) {
 
 // accesses returns the ways in that are configured, in their order: at least one, which may lack everything.
 func (c *Config) accesses() []*access {
-	o := c.options
-	if len(o.Credentials) == 0 || o.Token+o.TokenFile+o.DiscoveryToken+o.TLSBootstrapToken != "" {
+	if len(c.sources) == 0 {
 		return c.accessesByOptions()
 	}
 	var accesses []*access
-	for _, file := range o.Credentials {
-		for i, path := range c.tokenPaths(file) {
+	for _, source := range c.sources {
+		if source.BootstrapToken == nil {
+			accesses = append(accesses, c.accessBy(&source))
+			continue
+		}
+		for i, path := range c.tokenPaths(source.BootstrapToken) {
 			if i == 0 || exists(path) {
-				accesses = append(accesses, c.accessByFile(file, path))
+				accesses = append(accesses, c.accessByToken(source.BootstrapToken, path))
 			}
 		}
 	}
@@ -111,7 +118,9 @@ func (c *Config) accessByOptions(usual string) *access {
 	case o.TokenFile != "":
 		discovery = x.readToken(o.TokenFile, o.TokenSingleUse)
 	case o.DiscoveryToken != "" && o.TLSBootstrapToken != "":
-	case o.DiscoveryFile != "" && !bootstrap.IsURL(o.DiscoveryFile) && o.TLSBootstrapToken == "" && x.useTokenOfFile(o.DiscoveryFile):
+	case o.Bundle != "":
+		x.useBundle(o.Bundle)
+	case o.DiscoveryFile != "" && !bootstrap.IsURL(o.DiscoveryFile) && o.TLSBootstrapToken == "" && x.useUserOfFile(o.DiscoveryFile):
 	default:
 		x.usual = true
 		discovery = x.readUsualToken(usual, o.TokenSingleUse)
@@ -130,18 +139,9 @@ func (c *Config) accessByOptions(usual string) *access {
 	return x
 }
 
-// accessByFile is the way in by a credential of the configuration file, which is read from path.
-func (c *Config) accessByFile(file CredentialFile, path string) *access {
-	x := &access{name: "the credential in " + orDefault(file.BearerToken, orDefault(file.BootstrapToken, DefaultTokenFile))}
-	if file.BearerToken != "" {
-		bearer, err := bootstrap.ReadBearerFile(path)
-		if x.credentialErr = err; err == nil {
-			x.credential = bearer
-			x.useUp(path, file.SingleUse)
-		}
-		x.discovery, x.discoveryErr = c.chooseDiscovery(x, bootstrap.Token{})
-		return x
-	}
+// accessByToken is the way in by a bootstrap token of the configuration file, which is read from path.
+func (c *Config) accessByToken(file *config.BootstrapToken, path string) *access {
+	x := &access{name: "the credential in " + orDefault(file.File, DefaultTokenFile)}
 	token := x.readToken(path, file.SingleUse)
 	if !token.IsZero() {
 		x.credential = token.Credential()
@@ -151,14 +151,11 @@ func (c *Config) accessByFile(file CredentialFile, path string) *access {
 }
 
 // tokenPaths returns where the token's file may be on this machine.
-func (c *Config) tokenPaths(file CredentialFile) []string {
-	switch {
-	case file.BearerToken != "":
-		return []string{filepath.Join(c.paths.Root, file.BearerToken)}
-	case file.BootstrapToken == "" || file.BootstrapToken == DefaultTokenFile:
+func (c *Config) tokenPaths(file *config.BootstrapToken) []string {
+	if file.File == "" || file.File == DefaultTokenFile {
 		return usualTokenPaths(c.paths.Root)
 	}
-	return []string{filepath.Join(c.paths.Root, file.BootstrapToken)}
+	return []string{filepath.Join(c.paths.Root, file.File)}
 }
 
 func (x *access) useUp(path string, singleUse bool) {
@@ -199,22 +196,36 @@ func (x *access) readUsualToken(path string, singleUse bool) bootstrap.Token {
 	return token
 }
 
-// useTokenOfFile makes the token in the discovery file the credential, and reports whether it has one.
-func (x *access) useTokenOfFile(path string) bool {
+// useUserOfFile makes what the user of the discovery file has the credential, and reports whether it has anything.
+func (x *access) useUserOfFile(path string) bool {
 	file, err := bootstrap.ReadDiscoveryFile(path, time.Now())
 	if err != nil {
 		return false // chooseDiscovery says so
 	}
-	bearer, err := file.Bearer()
-	if x.credentialErr = err; err == nil && !bearer.IsZero() {
-		x.credential = &bootstrap.BearerToken{Name: "the token in " + path, Token: bearer, Advice: "put a new token into " + path}
+	credential, err := file.Credential()
+	x.credentialErr = err
+	if credential != nil {
+		x.credential, x.node = credential, nodeOfCertificate(credential)
 	}
-	return err != nil || !bearer.IsZero()
+	return err != nil || credential != nil
+}
+
+// useBundle is useUserOfFile for a file that must have a client certificate for one node.
+func (x *access) useBundle(path string) {
+	x.useUserOfFile(path)
+	file, err := bootstrap.ReadDiscoveryFile(path, time.Now())
+	if err != nil || x.credentialErr != nil {
+		return
+	}
+	if leaf := file.Leaf(); leaf == nil || nodeOf(leaf) == "" {
+		x.credential = nil
+		x.credentialErr = fault.New(fault.Usage, "have one made: nodejoin bundle NODE; any other kubeconfig is for --discovery-file", "%s is no bundle: there is no client certificate for one node in it", path)
+	}
 }
 
 // hasSingleUse reports whether the file of a credential is to be removed after its use.
 func (c *Config) hasSingleUse() bool {
-	return c.options.TokenSingleUse || slices.ContainsFunc(c.options.Credentials, func(f CredentialFile) bool { return f.SingleUse })
+	return c.options.TokenSingleUse || slices.ContainsFunc(c.sources, func(s source) bool { return s.BootstrapToken != nil && s.BootstrapToken.SingleUse })
 }
 
 func exists(path string) bool {
@@ -230,8 +241,8 @@ func (c *Config) chooseDiscovery(x *access, token bootstrap.Token) (bootstrap.Di
 	switch {
 	case bootstrap.IsURL(o.DiscoveryFile):
 		return bootstrap.ParseDiscoveryURL(o.DiscoveryFile, c.site)
-	case o.DiscoveryFile != "":
-		file, err := bootstrap.ReadDiscoveryFile(o.DiscoveryFile, time.Now())
+	case o.DiscoveryFile+o.Bundle != "":
+		file, err := bootstrap.ReadDiscoveryFile(orDefault(o.Bundle, o.DiscoveryFile), time.Now())
 		if err != nil {
 			return nil, err
 		}
@@ -273,15 +284,19 @@ func knownBy(site bootstrap.Cluster, path, source string) (bootstrap.Discovery, 
 func (c *Config) credentialPaths() []string {
 	o := c.options
 	var paths []string
-	for _, path := range []string{o.TokenFile, o.DiscoveryFile, o.CertificateAuthority} {
+	for _, path := range []string{o.TokenFile, o.DiscoveryFile, o.Bundle, o.CertificateAuthority} {
 		if path != "" && path != "-" && !bootstrap.IsURL(path) {
 			paths = append(paths, path)
 		}
 	}
-	for _, file := range o.Credentials {
-		paths = append(paths, c.tokenPaths(file)...)
+	for _, source := range c.sources {
+		if source.BootstrapToken != nil {
+			paths = append(paths, c.tokenPaths(source.BootstrapToken)...)
+		} else {
+			paths = append(paths, source.paths...)
+		}
 	}
-	if o.Token == "" && o.TokenFile == "" && len(o.Credentials) == 0 {
+	if o.Token == "" && o.TokenFile == "" && o.Bundle == "" && len(c.sources) == 0 {
 		paths = append(paths, usualTokenPaths(c.paths.Root)...)
 	}
 	return paths

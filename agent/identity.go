@@ -22,7 +22,7 @@ import (
 func newIdentity(a *Agent) *keeper {
 	k := newKeeper(a, rotate.ClientName, a.store.Client, a.config.algorithm)
 	k.forced, k.freshKey = a.config.force, a.config.force
-	k.role = role{load: a.loadIdentity, ways: a.ladder, stage: a.stageIdentity, admit: a.admitIdentity, settle: a.settleIdentity}
+	k.role = role{begin: a.nameByCredential, load: a.loadIdentity, ways: a.ladder, stage: a.stageIdentity, admit: a.admitIdentity, settle: a.settleIdentity}
 	return k
 }
 
@@ -246,7 +246,7 @@ func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 
 // repairBy makes the kubeconfig and the CA bundle for a pair that is there, of the cluster that is discovered.
 func (a *Agent) repairBy(ctx context.Context, discovery bootstrap.Discovery, pair *rotate.KeyPair) error {
-	cluster, conn, err := bootstrap.Connect(ctx, discovery, a.log)
+	cluster, conn, err := bootstrap.Connect(ctx, discovery, nil, a.log)
 	if err != nil {
 		return err
 	}

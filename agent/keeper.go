@@ -72,6 +72,7 @@ type keeper struct {
 
 // role is what sets the node's identity apart from its other certificates.
 type role struct {
+	begin  func(context.Context) error                                // before the disk is read; nil for nothing
 	load   func() (*sight, error)                                     // reads the disk
 	ways   func(*sight) []way                                         // who may ask for the certificate, best first
 	stage  func(*application) (staged, error)                         // prepares the commit
@@ -108,6 +109,11 @@ var errAgain = errors.New("the disk was changed")
 
 // pass goes once round the loop.
 func (k *keeper) pass(ctx context.Context) error {
+	if k.role.begin != nil {
+		if err := k.role.begin(ctx); err != nil {
+			return err
+		}
+	}
 	s, err := k.look(ctx)
 	if err != nil {
 		return err

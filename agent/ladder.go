@@ -66,10 +66,18 @@ func (a *Agent) credentialWay(x *access, discovery bootstrap.Discovery) way {
 	if x.credential == nil {
 		return way{name: x.name} // missing says so
 	}
+	connect := bootstrap.Connect
+	if x.via != nil {
+		connect = x.via.Connect
+	}
 	return way{
-		name: x.credential.String(), remedy: x.credential.Remedy(), authenticate: x.credential.Authenticate,
+		name: x.credential.String(), remedy: x.credential.Remedy(), credential: x.credential,
+		authenticate: func(next http.RoundTripper) http.RoundTripper { return bootstrap.Authenticate(x.credential, next) },
 		connect: func(ctx context.Context) (*bootstrap.Cluster, *bootstrap.Connection, error) {
-			cluster, conn, err := bootstrap.Connect(ctx, discovery, a.log)
+			if _, err := x.credential.Proof(ctx); err != nil {
+				return nil, nil, err
+			}
+			cluster, conn, err := connect(ctx, discovery, x.credential, a.log)
 			if conn != nil {
 				conn.Observe = a.observe
 				a.observe(conn.Endpoint(), nil)
@@ -82,7 +90,7 @@ func (a *Agent) credentialWay(x *access, discovery bootstrap.Discovery) way {
 // connectionTo returns a connection to the cluster as the node.
 func (a *Agent) connectionTo(cluster *bootstrap.Cluster, pair *rotate.KeyPair) *bootstrap.Connection {
 	conn := bootstrap.ConnectionTo(cluster, a.log)
-	conn.Certificate = pair.TLS()
+	conn.Present(pair.TLS())
 	conn.Observe = a.observe
 	return conn
 }

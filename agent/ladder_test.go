@@ -15,6 +15,7 @@ import (
 	certificates "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/status"
 	"github.com/nodejoin/nodejoin/bootstrap"
@@ -93,7 +94,7 @@ const (
 // twoCredentials configures a bootstrap token and then another bearer token, each in a file of its own.
 func (h *host) twoCredentials() {
 	h.change = func(o *Options) {
-		o.Credentials = []CredentialFile{{BootstrapToken: firstFile}, {BearerToken: secondFile}}
+		o.Credentials = []config.Credential{{BootstrapToken: &config.BootstrapToken{File: firstFile}}, {BearerToken: &config.BearerToken{File: secondFile}}}
 	}
 	h.write(firstFile, someToken+"\n", 0o600)
 	h.write(secondFile, idToken+"\n", 0o600)

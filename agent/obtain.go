@@ -26,8 +26,16 @@ type way struct {
 	joined  bool            // the cluster is the one that the files on disk name already
 	missing error           // why it cannot be tried
 
+	credential   bootstrap.Credential // what is shown; nil for own
 	connect      func(ctx context.Context) (*bootstrap.Cluster, *bootstrap.Connection, error)
 	authenticate func(next http.RoundTripper) http.RoundTripper
+}
+
+// forget has a credential that remembers what it was given get another.
+func (w *way) forget() {
+	if c, ok := w.credential.(interface{ Forget() }); ok {
+		c.Forget()
+	}
 }
 
 // application is one attempt to get a certificate.
@@ -291,6 +299,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 		}
 		chain, err := client.Obtain(waiting, app.request, func(p csr.Progress) {
 			refusals = 0
+			k.tellBinding(app, p.Username)
 			k.waitsFor(&p)
 			if k.changed != nil && k.changed() { // events may have been missed
 				giveUp(errAgain)
@@ -299,9 +308,10 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 		refused := errors.Is(err, csr.ErrUnauthorized) || fault.ClassOf(err) == fault.Refused
 		switch {
 		case refused && refusals >= refusalLimit:
-			return nil, wayError{k.refused(app, err)}
+			return nil, wayError{k.refused(ctx, app, err)}
 		case refused:
 			app.conn.Next()
+			app.way.forget()
 			k.agent.log.Debug("refused, and tried again over another connection", "err", err)
 			if pause.wait(waiting, err) == nil {
 				continue
@@ -313,6 +323,21 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 			return nil, errAgain
 		}
 		return nil, k.failed(app, err)
+	}
+}
+
+// tellBinding says whether the credential could have made another node of this machine: the built-in approver lets a user
+// who is called as a node become that node alone.
+func (k *keeper) tellBinding(app *application, username string) {
+	switch {
+	case app.way.own:
+	case username == nodeUser+k.agent.node():
+		k.agent.tell(Notice{Text: "the credential is bound to this node: its user is " + username})
+	default:
+		k.agent.tell(Notice{
+			Text:   fmt.Sprintf("the credential is not bound to one node: whoever has it, as the user %q, may ask to become any", username),
+			Remedy: "nodejoin bundle " + k.agent.node() + " makes one that can become this node alone",
+		})
 	}
 }
 
@@ -341,7 +366,7 @@ func isEnd(err error) bool {
 }
 
 // refused says whom the API server does not accept.
-func (k *keeper) refused(app *application, err error) error {
+func (k *keeper) refused(ctx context.Context, app *application, err error) error {
 	if app.way.own && errors.Is(err, csr.ErrUnauthorized) { // whatever was asked for with it
 		k.agent.identity.markDead(app.way.pair, err)
 		if k != k.agent.identity { // which goes on by itself
@@ -349,9 +374,22 @@ func (k *keeper) refused(app *application, err error) error {
 		}
 	}
 	if errors.Is(err, csr.ErrUnauthorized) {
-		return fault.New(fault.Refused, app.way.remedy, "%s does not accept %s: it is wrong, expired, deleted or not meant for authentication (401)", app.conn.Endpoint(), app.way.name)
+		return fault.New(fault.Refused, app.way.remedy, "%s does not accept %s: %s (401)", app.conn.Endpoint(), app.way.name, k.whyRefused(ctx, app))
 	}
 	return err
+}
+
+// whyRefused says what may be wrong with a credential that the API server does not know.
+func (k *keeper) whyRefused(ctx context.Context, app *application) string {
+	if app.way.credential != nil {
+		ahead, _ := app.conn.Skew()
+		if proof, err := app.way.credential.Proof(ctx); err == nil {
+			if why := proof.Explain(k.agent.now(), ahead); why != "" {
+				return why
+			}
+		}
+	}
+	return "it is wrong, expired, deleted or not meant for authentication"
 }
 
 // failed sorts out how a request failed, other than by a refusal.
@@ -364,10 +402,17 @@ func (k *keeper) failed(app *application, err error) error {
 		return err
 	case isEnd(err):
 		return k.endRequest(err)
+	case isUnproven(err): // another credential may be at hand
+		return wayError{err}
 	case fault.IsFinal(err) && fault.ClassOf(err) != fault.Untrusted:
 		return err
 	}
 	return wayError{err}
+}
+
+func isUnproven(err error) bool {
+	_, unproven := errors.AsType[*bootstrap.ProofError](err)
+	return unproven
 }
 
 // rememberDenial keeps the daemon, and the next one, from asking again, and fulfils the operator's wish: this is what came

@@ -34,19 +34,23 @@ const (
 type Options struct {
 	NodeName string // this host's name
 
-	Servers              []string         // HOST:PORT, tried in turn
-	TLSServerName        string           // the servers' own names
-	ProxyURL             string           // no proxy; the environment is not asked
-	Token                string           // id.secret: both of the next two
-	DiscoveryToken       string           // signs cluster-info
-	TLSBootstrapToken    string           // authenticates the request
-	TokenFile            string           // a file for Token, "-" for Stdin; else the systemd credential "token", else DefaultTokenFile
-	TokenSingleUse       bool             // remove TokenFile once the identity was seen to work
-	Credentials          []CredentialFile // tried in order, where none of the tokens above is given
-	CACertHashes         []string         // pins
-	SkipCAVerification   bool             // trust whatever CA a holder of the token hands out
-	DiscoveryFile        string           // kubeconfig: a path or an https URL
-	CertificateAuthority string           // CA bundle that verifies Servers; else CAFile, if it is there
+	Servers              []string            // HOST:PORT, tried in turn
+	TLSServerName        string              // the servers' own names
+	ProxyURL             string              // no proxy; the environment is not asked
+	Token                string              // id.secret: both of the next two
+	DiscoveryToken       string              // signs cluster-info
+	TLSBootstrapToken    string              // authenticates the request
+	TokenFile            string              // a file for Token, "-" for Stdin; else the systemd credential "token", else DefaultTokenFile
+	TokenSingleUse       bool                // remove TokenFile once the identity was seen to work
+	Bundle               string              // a DiscoveryFile with a client certificate for one node
+	BearerTokenFile      string              // any other bearer token
+	ClientCertificate    string              // a client certificate that was issued beforehand
+	ClientKey            string              // its key: in ClientCertificate
+	Credentials          []config.Credential // tried in order, where none of the above is given; paths are below Root
+	CACertHashes         []string            // pins
+	SkipCAVerification   bool                // trust whatever CA a holder of the token hands out
+	DiscoveryFile        string              // kubeconfig: a path or an https URL
+	CertificateAuthority string              // CA bundle that verifies Servers; else CAFile, if it is there
 
 	KeyAlgorithm string        // of the kubelet's client certificate: csr.DefaultAlgorithm
 	Lifetime     time.Duration // of the same: the signer's
@@ -75,13 +79,6 @@ type Options struct {
 	UserAgent  string    // "nodejoin"
 	Version    string    // of this program, for its status
 	ConfigFile string    // where some of this came from, for the status; none
-}
-
-// CredentialFile is a credential that is read from a file at each use. One of the two paths is set.
-type CredentialFile struct {
-	BootstrapToken string
-	BearerToken    string
-	SingleUse      bool // remove the file once the identity was seen to work
 }
 
 // Rotation says who rotates the kubelet's client certificate.
@@ -130,9 +127,10 @@ type Config struct {
 	certificates  []Certificate
 	trustEvery    time.Duration
 
-	site  bootstrap.Cluster // as it is known beforehand: endpoints, server name, proxy
-	pins  []bootstrap.Pin
-	given tokens // what was given and is not read from a file that can change
+	site    bootstrap.Cluster // as it is known beforehand: endpoints, server name, proxy
+	pins    []bootstrap.Pin
+	given   tokens   // what was given and is not read from a file that can change
+	sources []source // the credentials that are configured; none where tokens or a usual place say what to show
 }
 
 // Config checks the options. Nothing is written, and no secret stands in an error.
@@ -242,6 +240,7 @@ func (o Options) checkAccess(c *Config) (err error) {
 			return err
 		}
 	}
+	c.readSources()
 	return c.readGiven()
 }
 
@@ -252,6 +251,10 @@ func (o Options) checkMisplaced() error {
 		{"--tls-server-name", o.TLSServerName},
 		{"--token-file", o.TokenFile},
 		{"--discovery-file", o.DiscoveryFile},
+		{"--bundle", o.Bundle},
+		{"--bearer-token-file", o.BearerTokenFile},
+		{"--client-certificate", o.ClientCertificate},
+		{"--client-key", o.ClientKey},
 		{"--certificate-authority", o.CertificateAuthority},
 	} {
 		if bootstrap.LooksLikeToken(flag.value) {
@@ -261,12 +264,30 @@ func (o Options) checkMisplaced() error {
 	return nil
 }
 
+// tokens returns whether a bootstrap token was given, and by what.
+func (o Options) tokens() string {
+	return o.Token + o.TokenFile + o.DiscoveryToken + o.TLSBootstrapToken
+}
+
+func (o Options) hasCredential() bool { return o.BearerTokenFile+o.ClientCertificate+o.ClientKey != "" }
+
 func (o Options) checkConflicts() error {
+	if o.ClientKey != "" && o.ClientCertificate == "" {
+		return fault.New(fault.Usage, "give the certificate with --client-certificate", "--client-key is of no certificate")
+	}
 	for _, clash := range []struct {
 		both  bool
 		names string
 	}{
 		{o.Token != "" && o.TokenFile != "", "--token and --token-file"},
+		{o.Bundle != "" && o.tokens() != "", "--bundle and a bootstrap token"},
+		{o.Bundle != "" && o.hasCredential(), "--bundle and another credential"},
+		{o.hasCredential() && o.tokens() != "", "a bootstrap token and another credential"},
+		{o.BearerTokenFile != "" && o.ClientCertificate != "", "--bearer-token-file and --client-certificate"},
+		{o.Bundle != "" && o.DiscoveryFile != "", "--bundle and --discovery-file"},
+		{o.Bundle != "" && len(o.Servers) != 0, "--bundle and an API server"},
+		{o.Bundle != "" && len(o.CACertHashes) != 0, "--bundle and --discovery-token-ca-cert-hash"},
+		{o.Bundle != "" && o.CertificateAuthority != "", "--bundle and --certificate-authority"},
 		{o.TokenFile == "-" && o.TokenSingleUse, "--token-file - and --token-single-use"},
 		{o.Token != "" && o.TokenSingleUse, "--token and --token-single-use"},
 		{o.DiscoveryFile != "" && len(o.Servers) != 0, "--discovery-file and an API server"},

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/status"
 )
 
@@ -14,7 +15,7 @@ import (
 func TestSingleUse(t *testing.T) {
 	bubble(t, func(t *testing.T, h *host) {
 		h.change = func(o *Options) {
-			o.Credentials = []CredentialFile{{BootstrapToken: DefaultTokenFile, SingleUse: true}}
+			o.Credentials = []config.Credential{{BootstrapToken: &config.BootstrapToken{File: DefaultTokenFile, SingleUse: true}}}
 		}
 		h.write(DefaultCAFile, string(h.cluster.signer.pem()), 0o644)
 		h.token("abcdef")

@@ -141,12 +141,12 @@ func (a *attack) check(t *testing.T, s, named *server, pin Pin) {
 // useCredential connects as a join does, and sends one request with the token.
 func useCredential(t *testing.T, d Discovery) error {
 	t.Helper()
-	_, conn, err := Connect(t.Context(), d, nil)
+	_, conn, err := Connect(t.Context(), d, nil, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	resp, err := roundTrip(t, testToken.Credential().Authenticate(conn), "/apis")
+	resp, err := roundTrip(t, Authenticate(testToken.Credential(), conn), "/apis")
 	if err != nil {
 		return err
 	}

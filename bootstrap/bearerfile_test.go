@@ -21,7 +21,7 @@ func jwtOf(claims string) string {
 	return jwsOf(`{"alg":"RS256"}`) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + "." + testTokenSecret
 }
 
-func TestReadBearerFile(t *testing.T) {
+func TestBearerFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, test := range []struct {
 		name    string
@@ -56,37 +56,38 @@ func TestReadBearerFile(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := writeFile(t, dir, strings.ReplaceAll(test.name, " ", "-"), test.content, test.mode)
-			credential, err := ReadBearerFile(path)
+			credential := &BearerFile{path}
+			proof, err := credential.Proof(t.Context())
 			if test.want != "" {
 				wantFault(t, err, fault.Usage, test.want)
 				if !strings.Contains(err.Error(), path) || !strings.Contains(fault.Remedy(err), path) {
 					t.Errorf("the file is not named: %v; %s", err, fault.Remedy(err))
 				}
-				if credential != nil {
-					t.Error("a credential came with the error")
+				if proof != nil {
+					t.Error("a proof came with the error")
 				}
 				return
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, want := credential.Token.Reveal(), strings.TrimRight(test.content, "\r\n"); got != want {
+			if got, want := proof.Token.Reveal(), strings.TrimRight(test.content, "\r\n"); got != want {
 				t.Errorf("the token is %q, want %q", got, want)
 			}
 			if got, want := credential.String(), "the bearer token in "+path; got != want {
 				t.Errorf("String() = %q, want %q", got, want)
 			}
-			wantSilence(t, fmt.Sprintf("%s %s %v %+v %#v", credential, credential.Remedy(), *credential, credential, *credential))
+			wantSilence(t, fmt.Sprintf("%s %s %v %+v %#v", credential, credential.Remedy(), *proof, proof, *proof))
 		})
 	}
 	for path, want := range map[string]string{dir: "is a directory", os.DevNull: "is not a regular file"} {
 		t.Run(want, func(t *testing.T) {
-			_, err := ReadBearerFile(path)
+			_, err := (&BearerFile{path}).Proof(t.Context())
 			wantFault(t, err, fault.Usage, path+" "+want)
 		})
 	}
 	t.Run("missing", func(t *testing.T) {
-		_, err := ReadBearerFile(filepath.Join(dir, "absent"))
+		_, err := (&BearerFile{filepath.Join(dir, "absent")}).Proof(t.Context())
 		wantFault(t, err, fault.Usage, "absent")
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the caller cannot tell that the file is missing: %v", err)
@@ -95,7 +96,7 @@ func TestReadBearerFile(t *testing.T) {
 }
 
 // A projected volume is a chain: token -> ..data/token, ..data -> ..2026_01_01, and ..data is what is replaced.
-func TestReadBearerFileOfAProjectedVolume(t *testing.T) {
+func TestBearerFileOfAProjectedVolume(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Symlink("..data/token", filepath.Join(dir, "token")); err != nil {
 		t.Fatal(err)
@@ -112,27 +113,24 @@ func TestReadBearerFileOfAProjectedVolume(t *testing.T) {
 		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
 			t.Fatal(err)
 		}
-		credential, err := ReadBearerFile(filepath.Join(dir, "token"))
+		proof, err := (&BearerFile{filepath.Join(dir, "token")}).Proof(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if credential.Token != NewSecret(want) {
+		if proof.Token != NewSecret(want) {
 			t.Errorf("generation %d: another token", i)
 		}
 	}
 	writeFile(t, filepath.Join(dir, "..1"), "token", testTokenSecret, 0o644)
-	_, err := ReadBearerFile(filepath.Join(dir, "token"))
+	_, err := (&BearerFile{filepath.Join(dir, "token")}).Proof(t.Context())
 	wantFault(t, err, fault.Usage, "(mode 0644)") // the file's, not the links'
 }
 
 func TestBearerFileAuthenticates(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	s := serve(t, serverOptions{certificate: ca.issue(t)}, named("s"))
-	credential, err := ReadBearerFile(writeFile(t, t.TempDir(), "token", jwtOf(`{}`)+"\n", 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := roundTrip(t, credential.Authenticate(connect(t, ca, s.Endpoint)), "/apis")
+	credential := &BearerFile{writeFile(t, t.TempDir(), "token", jwtOf(`{}`)+"\n", 0o600)}
+	resp, err := roundTrip(t, Authenticate(credential, connect(t, ca, s.Endpoint)), "/apis")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,15 +140,17 @@ func TestBearerFileAuthenticates(t *testing.T) {
 	}
 }
 
-func TestBearerFileTellsOfAnExpiredToken(t *testing.T) {
-	dir := t.TempDir()
+func TestTokenExplainsItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // whose clock is at a full second
 		in := func(d time.Duration) string { return fmt.Sprintf(`{"exp":%d}`, time.Now().Add(d).Unix()) }
-		for _, test := range []struct{ name, token, ago string }{
-			{"three hours ago", jwtOf(in(-3 * time.Hour)), "3h0m0s"},
-			{"just now", jwtOf(in(0)), "0s"},
-			{"with a fraction", jwtOf(`{"exp":946684740.25}`), "1m0s"},
+		at := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339) }
+		for _, test := range []struct{ name, token, want string }{
+			{"three hours ago", jwtOf(in(-3 * time.Hour)), "it expired at " + at(-3*time.Hour) + ", 3h0m0s ago by this machine's clock"},
+			{"with a fraction", jwtOf(`{"exp":946684740.25}`), "it expired at 1999-12-31T23:59:00Z, 1m0s ago by this machine's clock"},
 			{"in a second", jwtOf(in(time.Second)), ""},
+			{"not yet", jwtOf(fmt.Sprintf(`{"nbf":%d}`, time.Now().Add(time.Hour).Unix())), "it is valid from " + at(time.Hour) + " on, in 1h0m0s by this machine's clock"},
+			{"of an issuer", jwtOf(`{"iss":"https://a","aud":["b","c"]}`), `it is of the issuer "https://a" for the audience "b, c"; the API server may know another issuer, other keys or another audience`},
+			{"of an issuer, for nobody", jwtOf(`{"iss":"https://a","aud":7}`), `it is of the issuer "https://a"; the API server may know another issuer, other keys or another audience`},
 			{"no word of it", jwtOf(`{"iat":1}`), ""},
 			{"a text", jwtOf(`{"exp":"946684740"}`), ""},
 			{"zero", jwtOf(`{"exp":0}`), ""},
@@ -160,29 +160,38 @@ func TestBearerFileTellsOfAnExpiredToken(t *testing.T) {
 			{"not base64", "a.%%%." + testTokenSecret, ""},
 			{"four parts", jwtOf(in(-time.Hour)) + ".a", ""},
 			{"two parts", jwsOf("{}") + "." + jwsOf(in(-time.Hour)), ""},
+			{"none at all", "", ""},
 		} {
-			credential, err := ReadBearerFile(writeFile(t, dir, "token", test.token, 0o600))
-			if err != nil {
-				t.Fatal(err)
+			got := ProofOfToken(NewSecret(test.token)).Explain(time.Now(), 0)
+			if got != test.want {
+				t.Errorf("%s: %q, want %q", test.name, got, test.want)
 			}
-			want := "write a valid token to " + filepath.Join(dir, "token")
-			if test.ago != "" {
-				want += ": the one at hand expired " + test.ago + " ago by this machine's clock"
-			}
-			got := credential.Remedy()
-			if got != want {
-				t.Errorf("%s: the remedy is %q, want %q", test.name, got, want)
-			}
-			wantSilence(t, got+credential.String())
+			wantSilence(t, got)
 		}
-
-		credential, err := ReadBearerFile(writeFile(t, dir, "token", jwtOf(in(time.Minute)), 0o600))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Minute)
-		if got := credential.Remedy(); !strings.Contains(got, "expired 1m0s ago") {
-			t.Errorf("it expired meanwhile, and the remedy is %q", got)
+		got := ProofOfToken(NewSecret(jwtOf(in(-time.Minute)))).Explain(time.Now(), -time.Hour)
+		if want := "1m0s ago by this machine's clock (which the server's disagrees with by 1h0m0s)"; !strings.HasSuffix(got, want) {
+			t.Errorf("with clocks that disagree: %q", got)
 		}
 	})
+}
+
+func TestClaim(t *testing.T) {
+	for _, test := range []struct{ name, token, want, mistake string }{
+		{"a text", jwtOf(`{"node":"a"}`), "a", ""},
+		{"absent", jwtOf(`{"nodes":"a"}`), "", `no text under the claim "node"`},
+		{"empty", jwtOf(`{"node":""}`), "", `no text under the claim "node"`},
+		{"a list", jwtOf(`{"node":["a"]}`), "", `no text under the claim "node"`},
+		{"no JWT", testTokenText, "", `is no JWT, which could have the claim "node"`},
+		{"an array", jwtOf(`["node"]`), "", `is no JWT`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := Claim(NewSecret(test.token), "node")
+			if got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+			if (err != nil) != (test.mistake != "") || err != nil && !strings.Contains(err.Error(), test.mistake) {
+				t.Errorf("%v, want %q", err, test.mistake)
+			}
+		})
+	}
 }

@@ -111,7 +111,7 @@ func (d *ByToken) verdict(failures []error) error {
 
 // ask obtains the cluster from one server.
 func (d *ByToken) ask(ctx context.Context, server Endpoint) (*Cluster, error) {
-	transport := newTransport(&tls.Config{
+	transport := NewTransport(&tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         d.serverName(server),
 		InsecureSkipVerify: true, //nolint:gosec // no credential is sent; the chain is verified below, once the CA is known

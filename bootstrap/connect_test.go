@@ -21,7 +21,7 @@ func TestConnectOpensTwoConnections(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			s := serveCluster(t, serverOptions{certificate: ca.issue(t), protocols: []string{protocol}}, bundleOf(ca))
 			log := slog.New(slog.DiscardHandler)
-			cluster, conn, err := Connect(t.Context(), byToken(s, ca.pin()), log)
+			cluster, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil, log)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -29,7 +29,7 @@ func TestConnectOpensTwoConnections(t *testing.T) {
 			if cluster.Endpoints[0] != s.Endpoint || conn.Endpoint() != s.Endpoint || conn.Log != log {
 				t.Errorf("the cluster is %v, the connection to %s", cluster, conn.Endpoint())
 			}
-			resp, err := roundTrip(t, testToken.Credential().Authenticate(conn), "/apis")
+			resp, err := roundTrip(t, Authenticate(testToken.Credential(), conn), "/apis")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +55,7 @@ func TestConnectOpensTheSecondMeanwhile(t *testing.T) {
 		eventually(t, "the other connection is opened", func() bool { return len(s.accepted()) == 2 })
 		honest.ServeHTTP(w, r)
 	})
-	_, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil)
+	_, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestConnectToAKnownCluster(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	s := serve(t, serverOptions{certificate: ca.issue(t)}, named("s"))
 	known := &Known{Cluster{Endpoints: []Endpoint{s.Endpoint}, CA: bundleOf(ca)}}
-	cluster, conn, err := Connect(t.Context(), known, nil)
+	cluster, conn, err := Connect(t.Context(), known, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestConnectFollowsClusterInfo(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := balancer(test.kubeconfig)
-			cluster, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil)
+			cluster, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,7 @@ func TestConnectFollowsClusterInfo(t *testing.T) {
 		handler := new(late)
 		s := serve(t, serverOptions{certificate: ca.issue(t)}, handler)
 		handler.Handler = clusterInfo(t, dataOf(t, insert("server:", "    tls-server-name: nobody.example.com")(kubeconfigOf(s.Endpoint.URL(), bundleOf(ca))), testToken))
-		_, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil)
+		_, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil, nil)
 		if err == nil {
 			conn.Close()
 		}
@@ -141,7 +141,7 @@ func TestConnectFallsBackToAnotherServer(t *testing.T) {
 	dead := deadEndpoint(t)
 	var out bytes.Buffer
 	d := &ByToken{Site: Cluster{Endpoints: []Endpoint{dead, s.Endpoint}}, Token: testToken, Pins: []Pin{ca.pin()}}
-	cluster, conn, err := Connect(t.Context(), d, slog.New(slog.NewTextHandler(&out, nil)))
+	cluster, conn, err := Connect(t.Context(), d, nil, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestConnectFails(t *testing.T) {
 		{"a dead server", &Known{Cluster{Endpoints: []Endpoint{deadEndpoint(t)}, CA: bundleOf(ca)}}, rogue, 0, "connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cluster, conn, err := Connect(t.Context(), test.discovery, nil)
+			cluster, conn, err := Connect(t.Context(), test.discovery, nil, nil)
 			wantFault(t, err, test.class, test.want)
 			if cluster != nil || conn != nil {
 				t.Error("something came with the error")
@@ -194,7 +194,7 @@ func TestConnectEndsWithTheContext(t *testing.T) {
 		cancel(enough)
 		<-r.Context().Done()
 	}))
-	_, _, err := Connect(ctx, byToken(s, ca.pin()), nil)
+	_, _, err := Connect(ctx, byToken(s, ca.pin()), nil, nil)
 	if !errors.Is(err, enough) {
 		t.Errorf("the error is %v, want the cause of the cancellation", err)
 	}
@@ -209,7 +209,7 @@ func TestConnectLeavesNoGoroutines(t *testing.T) {
 		for outcome, pin := range map[string]Pin{"succeeds": ca.pin(), "fails": {}} {
 			t.Run(strings.Join([]string{name, outcome}, "/"), func(t *testing.T) {
 				once := func() {
-					_, conn, err := Connect(t.Context(), byToken(s, pin), nil)
+					_, conn, err := Connect(t.Context(), byToken(s, pin), nil, nil)
 					if err == nil {
 						mustGet(t, conn, "/apis")
 						conn.Close()

@@ -49,8 +49,8 @@ type Connection struct {
 	Trust *Trust
 	// Source is where the Trust came from, as in [Cluster]; "" for nowhere that a person would look.
 	Source string
-	// Certificate is what this side presents; nil for none.
-	Certificate *tls.Certificate
+	// Certificate returns what this side presents, and is asked at each handshake; nil for none.
+	Certificate func(context.Context) (*tls.Certificate, error)
 	// Log gets a line for each endpoint that failed; nil for none.
 	Log *slog.Logger
 	// Observe is told how each attempt to open a connection ended: nil for an endpoint that is alive and verified. An
@@ -85,6 +85,18 @@ func ConnectionTo(cluster *Cluster, log *slog.Logger) *Connection {
 
 func newConnection(cluster *Cluster, trust *Trust, log *slog.Logger) *Connection {
 	return &Connection{Endpoints: cluster.Endpoints, TLSServerName: cluster.TLSServerName, ProxyURL: cluster.ProxyURL, Trust: trust, Source: cluster.Source, Log: log}
+}
+
+// show has the client certificate of a credential presented.
+func (c *Connection) show(credential Credential) {
+	if credential != nil {
+		c.Certificate = Certificate(credential)
+	}
+}
+
+// Present has a client certificate presented.
+func (c *Connection) Present(certificate *tls.Certificate) {
+	c.Certificate = func(context.Context) (*tls.Certificate, error) { return certificate, nil }
 }
 
 // Endpoint returns the endpoint in use, or that will be tried next.
@@ -328,16 +340,23 @@ func (c *Connection) transport(ctx context.Context, endpoint Endpoint) *http.Tra
 	if c.Certificate != nil {
 		// Whatever issuers the server names in its request: from Certificates, crypto/tls would present none where the
 		// issuer is not among them, and the API server would then answer as to an anonymous user instead of with 401.
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Certificate, nil }
+		config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) { //nolint:contextcheck // info has the handshake's
+			certificate, err := c.Certificate(info.Context())
+			if certificate == nil && err == nil {
+				certificate = &tls.Certificate{} // none: nil is an error to crypto/tls
+			}
+			return certificate, err
+		}
 	}
-	transport := newTransport(config, c.ProxyURL)
+	transport := NewTransport(config, c.ProxyURL)
 	transport.ForceAttemptHTTP2 = true
 	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
 	return transport
 }
 
-// newTransport returns a transport with our deadlines, without the environment's proxies.
-func newTransport(config *tls.Config, proxy *url.URL) *http.Transport {
+// NewTransport returns a transport with the deadlines of this package, without the environment's proxies. proxy is the one
+// to use; nil for none.
+func NewTransport(config *tls.Config, proxy *url.URL) *http.Transport {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive}).DialContext,
 		TLSClientConfig:     config,

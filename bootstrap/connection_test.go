@@ -268,7 +268,7 @@ func TestConnectionTellsTheSourceOfItsTrust(t *testing.T) {
 		{"out of reach", deadEndpoint(t), "the discovery file /a", 0, "connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, conn, err := Connect(t.Context(), &Known{Cluster{Endpoints: []Endpoint{test.server}, CA: bundleOf(ca), Source: test.source}}, nil)
+			_, conn, err := Connect(t.Context(), &Known{Cluster{Endpoints: []Endpoint{test.server}, CA: bundleOf(ca), Source: test.source}}, nil, nil)
 			if err == nil {
 				conn.Close()
 			}
@@ -342,7 +342,7 @@ func TestConnectionPresentsTheCertificate(t *testing.T) {
 	}{{"with one", certificate, 1}, {"without", nil, 0}} {
 		t.Run(test.name, func(t *testing.T) {
 			conn := connect(t, ca, s.Endpoint)
-			conn.Certificate = test.certificate
+			conn.Present(test.certificate)
 			mustGet(t, conn, "/")
 			conns := s.accepted()
 			presented := conns[len(conns)-1].session.ConnectionState().PeerCertificates
@@ -428,7 +428,7 @@ func TestProxy(t *testing.T) {
 	t.Run("the given one", func(t *testing.T) {
 		proxy, tunnels := connectProxy(t)
 		d := &ByToken{Site: Cluster{Endpoints: []Endpoint{endpoint}, ProxyURL: proxy}, Token: testToken, Pins: []Pin{ca.pin()}}
-		cluster, conn, err := Connect(t.Context(), d, nil)
+		cluster, conn, err := Connect(t.Context(), d, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -468,7 +468,7 @@ func TestConnectionDeadlines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	transport := newTransport(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: "127.0.0.1"}, nil)
+	transport := NewTransport(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: "127.0.0.1"}, nil)
 	if got := transport.TLSHandshakeTimeout; got != 10*time.Second {
 		t.Errorf("the deadline of a handshake is %s", got)
 	}

@@ -36,7 +36,7 @@ func (r *realCluster) as(t *testing.T, issuer *testbed.CA, user string, groups .
 		t.Fatal(err)
 	}
 	conn := ConnectionTo(r.cluster, nil)
-	conn.Certificate = &pair
+	conn.Present(&pair)
 	t.Cleanup(conn.Close)
 	return conn
 }

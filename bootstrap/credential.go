@@ -1,30 +1,109 @@
 package bootstrap
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"time"
-
-	"k8s.io/client-go/transport"
 )
 
-// Credential is a way to authenticate before the node has its certificate.
+// Credential is a way to authenticate before the node has its certificate. The kinds that are more than one token are in
+// package credential.
 type Credential interface {
-	// Authenticate returns a RoundTripper that adds the credential to each request.
-	Authenticate(next http.RoundTripper) http.RoundTripper
+	// Proof returns what is to be shown now. It is asked for anew at each use, so that what was replaced meanwhile is taken
+	// up. An error of a class (package fault) is a mistake of the operator's; any other passes.
+	Proof(ctx context.Context) (*Proof, error)
 	// String names the credential for a person, without any secret.
 	String() string
 	// Remedy says how to make another one, when this one is refused.
 	Remedy() string
 }
 
-// BearerToken is a Credential of one bearer token (RFC 6750).
+// Proof is what a credential shows to a server: a bearer token (RFC 6750), a name and a password (RFC 7617), or a client
+// certificate; several, if there are.
+type Proof struct {
+	Token       Secret
+	Username    string
+	Password    Secret
+	Certificate *tls.Certificate
+
+	// What it says of itself, which nobody has verified: it explains a refusal, and nothing depends on it.
+	NotBefore, NotAfter time.Time // zero if it does not say
+	About               string    // such as whose it is, and for whom: it completes "it is"
+}
+
+// Explain says why a server may have refused the proof; "" if nothing is known. ahead is by how much this machine's clock
+// is ahead of the server's, 0 if that is not known.
+func (p *Proof) Explain(now time.Time, ahead time.Duration) string {
+	clock := "this machine's clock"
+	if ahead != 0 {
+		clock += fmt.Sprintf(" (which the server's disagrees with by %s)", ahead.Abs())
+	}
+	switch {
+	case !p.NotAfter.IsZero() && now.After(p.NotAfter):
+		return fmt.Sprintf("it expired at %s, %s ago by %s", p.NotAfter.UTC().Format(time.RFC3339), now.Sub(p.NotAfter).Round(time.Second), clock)
+	case !p.NotBefore.IsZero() && now.Before(p.NotBefore):
+		return fmt.Sprintf("it is valid from %s on, in %s by %s", p.NotBefore.UTC().Format(time.RFC3339), p.NotBefore.Sub(now).Round(time.Second), clock)
+	case p.About != "":
+		return "it is " + p.About
+	}
+	return ""
+}
+
+// ProofError is a failure to come by what a request should show: nothing was sent.
+type ProofError struct{ Err error }
+
+func (e *ProofError) Error() string { return e.Err.Error() }
+
+func (e *ProofError) Unwrap() error { return e.Err }
+
+// Authenticate returns a RoundTripper that shows the credential with each request. A client certificate is not its affair:
+// it is shown when a connection is made, see [Certificate].
+func Authenticate(c Credential, next http.RoundTripper) http.RoundTripper {
+	return &authenticator{c, next}
+}
+
+type authenticator struct {
+	credential Credential
+	next       http.RoundTripper
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (a *authenticator) RoundTrip(req *http.Request) (*http.Response, error) {
+	proof, err := a.credential.Proof(req.Context())
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // as http.RoundTripper wants it, on failure too
+		}
+		return nil, &ProofError{err}
+	}
+	req = req.Clone(req.Context())
+	switch {
+	case !proof.Token.IsZero():
+		req.Header.Set("Authorization", "Bearer "+proof.Token.Reveal())
+	case proof.Username != "":
+		req.SetBasicAuth(proof.Username, proof.Password.Reveal())
+	}
+	return a.next.RoundTrip(req)
+}
+
+// Certificate returns what presents the credential's client certificate on a [Connection]; nil where nothing is.
+func Certificate(c Credential) func(context.Context) (*tls.Certificate, error) {
+	return func(ctx context.Context) (*tls.Certificate, error) {
+		proof, err := c.Proof(ctx)
+		if err != nil {
+			return nil, &ProofError{err}
+		}
+		return proof.Certificate, nil
+	}
+}
+
+// BearerToken is a Credential of one bearer token that does not change.
 type BearerToken struct {
 	Name   string // for a person, for example "the bootstrap token abcdef"
 	Token  Secret
 	Advice string // how to make another one
-
-	expires time.Time // when it expires by its own unverified word; zero if it does not say
 }
 
 // Credential returns the token as one.
@@ -32,20 +111,11 @@ func (t Token) Credential() *BearerToken {
 	return &BearerToken{Name: "the bootstrap token " + t.ID, Token: t.Bearer(), Advice: makeToken}
 }
 
-// Authenticate implements [Credential].
-func (b *BearerToken) Authenticate(next http.RoundTripper) http.RoundTripper {
-	return transport.NewBearerAuthRoundTripper(b.Token.Reveal(), next)
-}
+// Proof implements [Credential].
+func (b *BearerToken) Proof(context.Context) (*Proof, error) { return &Proof{Token: b.Token}, nil }
 
 // String implements [Credential].
 func (b *BearerToken) String() string { return b.Name }
 
-// Remedy implements [Credential]. Of a token that has expired by its own word it says so: a hint, since this machine's
-// clock may be the one that is wrong.
-func (b *BearerToken) Remedy() string {
-	past := time.Since(b.expires)
-	if b.expires.IsZero() || past < 0 {
-		return b.Advice
-	}
-	return fmt.Sprintf("%s: the one at hand expired %s ago by this machine's clock", b.Advice, past.Round(time.Second))
-}
+// Remedy implements [Credential].
+func (b *BearerToken) Remedy() string { return b.Advice }

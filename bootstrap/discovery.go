@@ -27,17 +27,19 @@ type Discovery interface {
 // Connect runs a discovery and returns the cluster with a connection to it that is open and verified. Where discovery
 // takes round trips of its own, none is spent on the connection: the handshake of the connection that will carry the
 // credential runs at the same time as the discovery, and stops short of its end until the discovery has told whom to
-// trust (see [Trust]). The caller closes the connection.
-func Connect(ctx context.Context, d Discovery, log *slog.Logger) (*Cluster, *Connection, error) {
+// trust (see [Trust]). On that connection the client certificate of show, if it has one, is presented; show may be nil. The
+// caller closes the connection.
+func Connect(ctx context.Context, d Discovery, show Credential, log *slog.Logger) (*Cluster, *Connection, error) {
 	candidate := d.Candidate()
 	if candidate == nil {
 		cluster, err := d.Discover(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		return open(ctx, cluster, log)
+		return open(ctx, cluster, show, log)
 	}
 	early := newConnection(candidate, NewTrust(), nil) // its failures are told by Discover, which meets the same servers
+	early.show(show)
 	opening, cancel := context.WithCancel(ctx)
 	defer cancel()
 	opened := make(chan error, 1)
@@ -56,7 +58,7 @@ func Connect(ctx context.Context, d Discovery, log *slog.Logger) (*Cluster, *Con
 		return cluster, early, nil
 	}
 	early.Close() // cluster-info names another server, or the handshake failed
-	return open(ctx, cluster, log)
+	return open(ctx, cluster, show, log)
 }
 
 // leadsTo reports whether the connection is to the first of the cluster's endpoints, made as the cluster wants it.
@@ -71,12 +73,36 @@ func sameURL(a, b *url.URL) bool {
 	return a.String() == b.String()
 }
 
-func open(ctx context.Context, cluster *Cluster, log *slog.Logger) (*Cluster, *Connection, error) {
+func open(ctx context.Context, cluster *Cluster, show Credential, log *slog.Logger) (*Cluster, *Connection, error) {
 	conn := ConnectionTo(cluster, log)
+	conn.show(show)
 	if err := conn.Open(ctx); err != nil {
 		return nil, nil, err
 	}
 	return cluster, conn, nil
+}
+
+// Via is a server in front of the cluster that one credential is for: an authenticating proxy. Without a CA of its own the
+// cluster's vouches for it.
+type Via struct{ Server Cluster }
+
+// Connect is [Connect] with the connection to that server. What is returned beside it is the cluster.
+func (p *Via) Connect(ctx context.Context, d Discovery, show Credential, log *slog.Logger) (*Cluster, *Connection, error) {
+	found, err := d.Discover(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	server := p.Server
+	if server.CA.IsZero() {
+		server.CA = found.CA
+	}
+	_, conn, err := open(ctx, &server, show, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster := *found
+	cluster.Named = true // the proxy's address is not for a kubeconfig
+	return &cluster, conn, nil
 }
 
 // Known is the discovery of a cluster whose CA is known beforehand: by a CA file or a [DiscoveryFile] of
@@ -136,7 +162,7 @@ func (f *FromURL) String() string { return f.url.Scheme + "://" + f.url.Host + f
 // Discover implements [Discovery].
 func (f *FromURL) Discover(ctx context.Context) (*Cluster, error) {
 	const remedy = "serve a kubeconfig with one cluster (server and certificate-authority-data) and no users"
-	answer, err := get(ctx, newTransport(nil, f.site.ProxyURL), f.url.String(), maxKubeconfig)
+	answer, err := get(ctx, NewTransport(nil, f.site.ProxyURL), f.url.String(), maxKubeconfig)
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return nil, fault.New(fault.Untrusted, "install the CA of that server on this machine (update-ca-certificates), or copy the file here", "the server of the discovery file is not to be trusted: %w", err)
 	}

@@ -159,14 +159,14 @@ func TestDiscoveryFileSecrecy(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the user was looked at: %v", err)
 			}
-			_, err = file.Bearer()
+			_, err = file.Credential()
 			if test.open == "" {
 				if err != nil {
 					t.Error(err)
 				}
 				return
 			}
-			wantFault(t, err, fault.Usage, "the file "+filepath.Join(dir, test.open)+" holds a token and is open to every user")
+			wantFault(t, err, fault.Usage, "the file "+filepath.Join(dir, test.open)+" holds a secret and is open to every user")
 			if !strings.HasPrefix(fault.Remedy(err), "chmod 0600 ") {
 				t.Errorf("the remedy is %q", fault.Remedy(err))
 			}

@@ -10,6 +10,17 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
+// ReadSecret reads a file that holds a credential, of at most limit bytes. It may be a chain of symbolic links, as in a
+// projected volume. One that others than its owner and group can read or write is refused, since what is in it is no
+// secret any more, and so is a pipe. The error does not repeat what is in the file.
+func ReadSecret(path string, limit int64) ([]byte, error) {
+	data, mode, err := readFile(path, limit)
+	if err != nil {
+		return nil, err
+	}
+	return data, checkSecrecy(path, mode)
+}
+
 // readFile reads a file of this machine, of at most limit bytes, and tells its mode. A pipe is refused: what is read here
 // is read again at each attempt, and a pipe gives it once. To open one that nobody writes to does not wait for ever.
 func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
@@ -35,11 +46,11 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	return data, info.Mode(), err
 }
 
-// checkSecrecy refuses a file with a secret that every user of this machine can read or write: it is none any more.
+// checkSecrecy refuses a file with a secret that every user of this machine can read or write.
 func checkSecrecy(path string, mode fs.FileMode) error {
 	if mode.Perm()&0o007 != 0 {
-		return fault.New(fault.Usage, "chmod 0600 "+path+", and consider the token known: delete it and make another",
-			"the file %s holds a token and is open to every user of this machine (mode %#o)", path, mode.Perm())
+		return fault.New(fault.Usage, "chmod 0600 "+path+", and consider what is in it known: make another",
+			"the file %s holds a secret and is open to every user of this machine (mode %#o)", path, mode.Perm())
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func TestNoFileMayBeAPipe(t *testing.T) {
 		remedy string
 	}{
 		{"token", func() error { _, err := ReadTokenFile(path, nil); return err }, "pipe it to --token-file -"},
-		{"bearer token", func() error { _, err := ReadBearerFile(path); return err }, "write a valid token to " + path},
+		{"bearer token", func() error { _, err := (&BearerFile{path}).Proof(t.Context()); return err }, "write a valid token to " + path},
 		{"CA", func() error { _, err := ReadBundle(path, time.Now()); return err }, "copy the cluster's CA certificate"},
 		{"discovery file", func() error { _, err := ReadDiscoveryFile(path, time.Now()); return err }, "write a kubeconfig"},
 		{"CA of a discovery file", func() error {
@@ -37,9 +37,9 @@ func TestNoFileMayBeAPipe(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_, err = file.Bearer()
+			_, err = file.Credential()
 			return err
-		}, "give its user a token"},
+		}, "give its user a token or a client certificate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			refused := func(t *testing.T) {

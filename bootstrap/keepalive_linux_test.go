@@ -13,7 +13,7 @@ func TestConnectionKeepAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	conn, err := newTransport(nil, nil).DialContext(t.Context(), "tcp", tcp.Addr().String())
+	conn, err := NewTransport(nil, nil).DialContext(t.Context(), "tcp", tcp.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,10 +162,10 @@ func kubeconfigRows(tb testing.TB) []kubeconfigRow {
 		user("an exec plugin", users("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/sh, interactiveMode: Never}"), "it has an exec plugin"),
 		user("an auth-provider", users("auth-provider: {name: oidc}"), "it has an auth-provider"),
 		user("a password", users("username: u", "password: "+testTokenSecret), "it has a password"),
-		user("a client certificate by path", users("client-certificate: /c", "client-key: /k"), "it has a client certificate"),
-		user("a client key by path", users("client-key: /k"), "it has a client certificate"),
-		user("a client certificate", users("client-certificate-data: AAAA"), "it has a client certificate"),
-		user("a client key", users("client-key-data: AAAA"), "it has a client certificate"),
+		user("a client certificate by path", users("client-certificate: /c", "client-key: /k"), "its client-certificate: open /c: "),
+		user("a client key by path", users("client-key: /k"), "its client-key: open /k: "),
+		user("a client certificate", users("client-certificate-data: AAAA"), "its client certificate: there is no private key in PEM"),
+		user("a client key", users("client-key-data: AAAA"), "its client certificate: there is no private key in PEM"),
 		user("impersonation", users("as: system:admin"), "it impersonates another"),
 		user("impersonation of a UID", users("as-uid: a"), "it impersonates another"),
 		user("impersonation of groups", users("as-groups: [system:masters]"), "it impersonates another"),
@@ -234,10 +234,10 @@ func TestKubeconfig(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if bearer, err := file.Bearer(); row.user != "" {
+				if credential, err := file.Credential(); row.user != "" {
 					wantFault(t, err, fault.Usage, "the user of the discovery file "+path+" cannot be used: "+row.user)
-					if !bearer.IsZero() {
-						t.Error("a bearer token came with the error")
+					if credential != nil {
+						t.Error("a credential came with the error")
 					}
 				} else if err != nil {
 					t.Error(err)
@@ -282,7 +282,7 @@ func TestReadDiscoveryFile(t *testing.T) {
 			if !cluster.Named || cluster.Source != "the discovery file "+path {
 				t.Errorf("named: %t, source: %q", cluster.Named, cluster.Source)
 			}
-			if bearer, err := file.Bearer(); bearer != test.bearer || err != nil {
+			if bearer, err := bearerOf(t, file); bearer != test.bearer || err != nil {
 				t.Errorf("the bearer is %q, %v, want %q", bearer.Reveal(), err, test.bearer.Reveal())
 			}
 		})
@@ -321,11 +321,25 @@ func TestDiscoveryFileOfABadTokenFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = file.Bearer()
+			_, err = file.Credential()
 			wantFault(t, err, fault.Usage, test.want)
 			if !strings.Contains(err.Error(), path) {
 				t.Errorf("the discovery file is not named: %v", err)
 			}
 		})
 	}
+}
+
+// bearerOf returns the token of the file's user; none where there is no user.
+func bearerOf(t *testing.T, file *DiscoveryFile) (Secret, error) {
+	t.Helper()
+	credential, err := file.Credential()
+	if credential == nil || err != nil {
+		return Secret{}, err
+	}
+	proof, err := credential.Proof(t.Context())
+	if err != nil {
+		return Secret{}, err
+	}
+	return proof.Token, nil
 }

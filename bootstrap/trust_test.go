@@ -112,7 +112,7 @@ func TestConnectionSaysNothingBeforeTrust(t *testing.T) {
 	defer conn.Close()
 	done := make(chan error, 1)
 	go func() {
-		resp, err := roundTrip(t, testToken.Credential().Authenticate(conn), "/")
+		resp, err := roundTrip(t, Authenticate(testToken.Credential(), conn), "/")
 		if err == nil {
 			err = resp.Body.Close()
 		}

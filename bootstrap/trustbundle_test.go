@@ -206,7 +206,7 @@ func TestFetchTrustBundleAsks(t *testing.T) {
 		requests <- r
 		respond(200, trustList(t, published(ca))).ServeHTTP(w, r)
 	}))
-	rt := testToken.Credential().Authenticate(connect(t, ca, s.Endpoint))
+	rt := Authenticate(testToken.Credential(), connect(t, ca, s.Endpoint))
 	if _, err := FetchTrustBundle(t.Context(), rt, "nodejoin/test (unit)", time.Now()); err != nil {
 		t.Fatal(err)
 	}

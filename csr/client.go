@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -116,11 +117,37 @@ func explain(err error, verb string) error {
 		return fault.New(fault.Refused, "read who says so, an admission rule of the cluster or a proxy in front of it, and change that or what is asked for",
 			"the certificate signing request is forbidden, and not for want of a right to %s it: %w", verb, err)
 	case apierrors.IsForbidden(err):
-		return fault.New(fault.Refused, "bind the user's group to the ClusterRole system:node-bootstrapper: "+
-			"kubectl create clusterrolebinding kubeadm:kubelet-bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers:kubeadm:default-node-token",
-			"the credential was recognised, but may not %s certificate signing requests: %w", verb, err)
+		return explainForbidden(err, verb)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return fault.New(fault.Denied, "change what is asked for as the API server's words say", "the API server does not accept the request: %w", err)
 	}
 	return fmt.Errorf("cannot %s the certificate signing request: %w", verb, err)
+}
+
+// forbiddenUser finds the user in the words of the authorizer.
+var forbiddenUser = regexp.MustCompile(`is forbidden: User "([^"]*)"`)
+
+// explainForbidden says whom the API server took the credential for, and what to bind to which role.
+func explainForbidden(err error, verb string) error {
+	const role = "--clusterrole=system:node-bootstrapper "
+	user := ""
+	if m := forbiddenUser.FindStringSubmatch(err.Error()); m != nil {
+		user = m[1]
+	}
+	account, isAccount := strings.CutPrefix(user, "system:serviceaccount:")
+	remedy := "bind the user to the ClusterRole system:node-bootstrapper: kubectl create clusterrolebinding "
+	switch {
+	case user == "system:anonymous":
+		return fault.New(fault.Refused, "look whether the API server is configured for this kind of credential (its --token-auth-file, --oidc-*, --authentication-config, --client-ca-file), or whether something on the way takes it off",
+			"the credential was not recognised: the API server took this machine for an anonymous user: %w", err)
+	case isAccount:
+		remedy += "nodejoin:kubelet-bootstrap:" + strings.ReplaceAll(account, ":", ".") + " " + role + "--serviceaccount=" + account
+	case strings.HasPrefix(user, nodeUser):
+		remedy = "let its group ask for its own certificate: nodejoin manifests --name-bound | kubectl apply -f -"
+	case user == "" || strings.HasPrefix(user, "system:bootstrap:"):
+		remedy = "bind the user's group to the ClusterRole system:node-bootstrapper: kubectl create clusterrolebinding kubeadm:kubelet-bootstrap " + role + "--group=system:bootstrappers:kubeadm:default-node-token"
+	default:
+		remedy += "nodejoin:kubelet-bootstrap " + role + "--user='" + strings.ReplaceAll(user, "'", `'\''`) + "'"
+	}
+	return fault.New(fault.Refused, remedy, "the credential was recognised, but may not %s certificate signing requests: %w", verb, err)
 }

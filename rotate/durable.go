@@ -30,6 +30,24 @@ func writeFile(path string, data []byte, a access) error {
 	return errors.Join(place(f, path), discard(f))
 }
 
+// ReplaceSecret replaces the content of a file that holds a secret, durably: what is read there after a crash is the old
+// or the new, whole. Where path is a symbolic link, what it leads to is replaced. Owner and mode stay.
+func ReplaceSecret(path string, data []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("cannot replace a secret: %w", err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("cannot replace a secret: %w", err)
+	}
+	a := access{mode: info.Mode().Perm()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		a.owner = &Owner{UID: int(stat.Uid), GID: int(stat.Gid)}
+	}
+	return writeFile(path, data, a)
+}
+
 // stageFile makes data durable under a temporary name beside path, with its final mode before anything is written.
 // Temporary files that an earlier crash left are removed. place puts the file under path, discard lets go of it.
 func stageFile(path string, data []byte, a access) (*renameio.PendingFile, error) {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -132,24 +131,6 @@ func (c *Cluster) checkConflicts(r *report) {
 	}
 }
 
-func (c *Credential) check(r *report, path string) {
-	switch {
-	case r.isBad(join(path, "bootstrapToken")) || r.isBad(join(path, "bearerToken")):
-	case c.BootstrapToken != nil && c.BearerToken != nil:
-		r.add(path, "has both bootstrapToken and bearerToken: give each an item of its own")
-	case c.BootstrapToken != nil:
-		r.secretFile(join(path, "bootstrapToken.file"), c.BootstrapToken.File)
-	case c.BearerToken != nil && c.BearerToken.File == "":
-		r.add(join(path, "bearerToken.file"), "is missing: give the path of the file that holds the token")
-	case c.BearerToken != nil:
-		r.secretFile(join(path, "bearerToken.file"), c.BearerToken.File)
-	case !r.given(join(path, "bootstrapToken")) && !r.given(join(path, "bearerToken")):
-		r.add(path, "has neither bootstrapToken nor bearerToken")
-	default: // one of them, without a value
-		r.add(path, "is empty: give the file of the token, as in bootstrapToken: {file: %s}", DefaultTokenFile)
-	}
-}
-
 func (a RotateAfter) check(r *report) {
 	for _, field := range []struct {
 		path  string
@@ -277,11 +258,8 @@ func (f *File) reads() []pathField {
 		files = append(files, pathField{"the file of the bootstrap token", DefaultTokenFile})
 	}
 	for i, c := range f.Credentials {
-		if c.BootstrapToken != nil {
-			files = append(files, pathField{item("credentials", i) + ".bootstrapToken.file", cmp.Or(c.BootstrapToken.File, DefaultTokenFile)})
-		}
-		if c.BearerToken != nil {
-			files = append(files, pathField{item("credentials", i) + ".bearerToken.file", c.BearerToken.File})
+		for _, file := range c.files() {
+			files = append(files, pathField{join(item("credentials", i), file.path), file.value})
 		}
 	}
 	return files

@@ -50,11 +50,39 @@ func TestCluster(t *testing.T) {
 
 func TestCredentials(t *testing.T) {
 	expect(t, []badFile{
-		{"neither", "credentials:\n- {}\n", []string{"2: credentials[0]: has neither bootstrapToken nor bearerToken"}},
+		{"neither", "credentials:\n- {}\n", []string{"2: credentials[0]: has none of bootstrapToken, bearerToken, clientCertificate, oidc, basic, exec"}},
 		{"both", "credentials:\n- bootstrapToken: {}\n  bearerToken: {file: /a}\n", []string{"2: credentials[0]: has both bootstrapToken and bearerToken: give each an item of its own"}},
-		{"one without a value", "credentials:\n- bootstrapToken:\n", []string{"2: credentials[0]: is empty: give the file of the token, as in bootstrapToken: {file: /etc/nodejoin/token}"}},
+		{"one without a value", "credentials:\n- bootstrapToken:\n", []string{"2: credentials[0]: is empty: give bootstrapToken what belongs to it, as in bootstrapToken: {file: /etc/nodejoin/token}"}},
 		{"no file", "credentials:\n- bearerToken: {}\n", []string{"2: credentials[0].bearerToken.file: is missing: give the path of the file that holds the token"}},
-		{"a kind that is not known", "credentials:\n- exec: {command: a}\n", []string{"2: credentials[0].exec: unknown key", "2: credentials[0]: has neither bootstrapToken nor bearerToken"}},
+		{"a kind that is not known", "credentials:\n- password: {command: a}\n", []string{"2: credentials[0].password: unknown key", "2: credentials[0]: has none of bootstrapToken, bearerToken, clientCertificate, oidc, basic, exec"}},
+		{"no certificate", "credentials:\n- clientCertificate: {privateKeyFile: /k}\n", []string{"2: credentials[0].clientCertificate.certificateFile: is missing: give the path of the file that holds the certificate"}},
+		{"a key that is no path", "credentials:\n- clientCertificate: {certificateFile: /c, privateKeyFile: k}\n", []string{"2: credentials[0].clientCertificate.privateKeyFile: is not the absolute path of a file"}},
+		{"a provider without anything", "credentials:\n- oidc: {issuer: ''}\n", []string{
+			"2: credentials[0].oidc.issuer: is missing: give the provider's https URL",
+			"2: credentials[0].oidc.clientID: is missing: give the client that this machine is to the provider",
+			"2: credentials[0].oidc: has neither refreshTokenFile nor clientSecretFile: there is nothing to get a token with",
+		}},
+		{"an issuer over http", "credentials:\n- oidc: {issuer: 'http://a', clientID: b, clientSecretFile: /s}\n", []string{"2: credentials[0].oidc.issuer: is not an https URL without user, query and fragment"}},
+		{"an issuer with a password", "credentials:\n- oidc: {issuer: 'https://a:canary@b', clientID: b, clientSecretFile: /s}\n", []string{"2: credentials[0].oidc.issuer: is not an https URL without user, query and fragment"}},
+		{"two scopes in one", "credentials:\n- oidc: {issuer: 'https://a', clientID: b, clientSecretFile: /s, scopes: [a b]}\n", []string{`2: credentials[0].oidc.scopes[0]: "a b" is not a scope: it is without white space`}},
+		{"a password without a proxy", "credentials:\n- basic: {username: a, passwordFile: /p}\n", []string{"2: credentials[0]: needs endpoint: a password is for a proxy, and no API server knows it"}},
+		{"a name with a colon", "credentials:\n- basic: {username: 'a:b', passwordFile: /p}\n  endpoint: {server: a}\n", []string{"2: credentials[0].basic.username: has a colon in it, which ends a name"}},
+		{"no password", "credentials:\n- basic: {username: a}\n  endpoint: {server: a}\n", []string{"2: credentials[0].basic.passwordFile: is missing: give the path of the file that holds the password"}},
+		{"no server", "credentials:\n- bearerToken: {file: /t}\n  endpoint: {certificateAuthority: /c}\n", []string{"3: credentials[0].endpoint.server: is missing: give HOST:PORT"}},
+		{"a server with a path", "credentials:\n- bearerToken: {file: /t}\n  endpoint: {server: 'https://a/b', certificateAuthority: c, tlsServerName: 'a b'}\n", []string{
+			`3: credentials[0].endpoint.server: the API server "https://a/b" has a path, which is not supported`,
+			`3: credentials[0].endpoint.certificateAuthority: the path "c" is not absolute`,
+			`3: credentials[0].endpoint.tlsServerName: the TLS server name "a b" is not a DNS name`,
+		}},
+		{"a bootstrap token elsewhere", "credentials:\n- bootstrapToken: {}\n  endpoint: {server: a}\n", []string{"3: credentials[0].endpoint: a bootstrap token is shown to the cluster's own API servers: put it under bearerToken to show it elsewhere"}},
+		{"no program", "credentials:\n- exec: {timeout: 1s}\n", []string{"2: credentials[0].exec.command: is missing: give the program and its arguments"}},
+		{"a program by its name", "credentials:\n- exec: {command: [token]}\n", []string{`2: credentials[0].exec.command[0]: the path "token" is not absolute`}},
+		{"variables", "credentials:\n- exec: {command: [/t], env: [{name: A}, {name: A}, {name: 'B=C'}, {}], timeout: 25h}\n", []string{
+			`2: credentials[0].exec.env[1].name: "A" is there twice`,
+			`2: credentials[0].exec.env[2].name: "B=C" is not the name of a variable`,
+			`2: credentials[0].exec.env[3].name: "" is not the name of a variable`,
+			"2: credentials[0].exec.timeout: 25h is longer than 24h",
+		}},
 		{"relative", "credentials:\n- bootstrapToken: {file: token}\n", []string{"2: credentials[0].bootstrapToken.file: is not the absolute path of a file"}},
 		{"wrong type", "credentials:\n- bootstrapToken: /etc/token\n", []string{"2: credentials[0].bootstrapToken: must be a mapping of keys to values, not a string"}},
 	})

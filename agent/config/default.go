@@ -64,12 +64,8 @@ func (f *File) Default() {
 	if len(f.Credentials) == 0 {
 		f.Credentials = []Credential{{BootstrapToken: &BootstrapToken{}}}
 	}
-	for i, c := range f.Credentials {
-		if c.BootstrapToken != nil {
-			token := *c.BootstrapToken
-			fill(&token.File, DefaultTokenFile)
-			f.Credentials[i].BootstrapToken = &token
-		}
+	for i := range f.Credentials {
+		f.Credentials[i].fill()
 	}
 	fill(&f.Rotation, RotationAgent)
 	fill(&f.RotateAfter.MinPercent, DefaultMinPercent)

@@ -134,7 +134,8 @@ type Cluster struct {
 	UnsafeSkipCAVerification bool `json:"unsafeSkipCAVerification,omitempty"`
 }
 
-// Credential is one way to authenticate before this machine has a certificate. It has exactly one of these keys.
+// Credential is one way to authenticate before this machine has a certificate. It has exactly one of these keys, beside
+// `endpoint`. `--root` is put before all paths in it.
 type Credential struct {
 	// A bootstrap token, as `kubeadm token create` makes it.
 	BootstrapToken *BootstrapToken `json:"bootstrapToken,omitempty"`
@@ -142,6 +143,40 @@ type Credential struct {
 	// Any other bearer token that the API server accepts: of a service account, of an OpenID Connect provider, or one that
 	// a webhook judges.
 	BearerToken *BearerToken `json:"bearerToken,omitempty"`
+
+	// A client certificate that was issued beforehand, by a CA that the API server trusts with its clients.
+	ClientCertificate *ClientCertificate `json:"clientCertificate,omitempty"`
+
+	// Tokens that an OpenID Connect provider hands out for a refresh token, or for the client's own secret.
+	OIDC *OIDC `json:"oidc,omitempty"`
+
+	// A name and a password, for an authenticating proxy. It needs `endpoint`: no API server knows passwords.
+	Basic *Basic `json:"basic,omitempty"`
+
+	// A program that prints a token or a client certificate: a credential plugin, as kubectl has them.
+	Exec *Exec `json:"exec,omitempty"`
+
+	// Where the credential is shown, if not to `cluster.servers`: an authenticating proxy in front of the API server. Only
+	// the certificate is asked for there; it is used with `cluster.servers`.
+	Endpoint *Endpoint `json:"endpoint,omitempty"`
+}
+
+// Endpoint is the server that one credential is for.
+type Endpoint struct {
+	// HOST:PORT, HOST (port 6443) or an https URL without a path.
+	//
+	// Required.
+	Server string `json:"server,omitempty"`
+
+	// The path of a file with the CA certificates that verify the server, in PEM.
+	//
+	// Default: what verifies `cluster.servers`.
+	CertificateAuthority string `json:"certificateAuthority,omitempty"`
+
+	// The DNS name that the server's certificate carries, where it is not the one in `server`.
+	//
+	// Default: the server's own name.
+	TLSServerName string `json:"tlsServerName,omitempty"`
 }
 
 // BootstrapToken is a bootstrap token in a file. The token signs what the cluster tells about itself, and authenticates
@@ -167,6 +202,122 @@ type BearerToken struct {
 	//
 	// Required.
 	File string `json:"file,omitempty"`
+
+	// The claim of the token, if it is a JWT, that holds the node's name, with `system:node:` before it or without. It
+	// counts where `nodeName` is not given and the machine has not joined yet.
+	//
+	// Default: none.
+	NodeNameClaim string `json:"nodeNameClaim,omitempty"`
+}
+
+// ClientCertificate is a client certificate and its key in files, which another program may keep up to date. One for
+// `system:node:NAME` gives this machine the node name NAME, where `nodeName` is not given and the machine has not joined
+// yet.
+type ClientCertificate struct {
+	// The file that holds the certificate and its chain, in PEM. It is read at each use.
+	//
+	// Required.
+	CertificateFile string `json:"certificateFile,omitempty"`
+
+	// The file that holds the key, in PEM and not encrypted. It must not be readable by everybody: mode 0600.
+	//
+	// Default: certificateFile, which holds both.
+	PrivateKeyFile string `json:"privateKeyFile,omitempty"`
+}
+
+// OIDC says how a token is got from an OpenID Connect provider, each time that one is needed: with a refresh token where
+// `refreshTokenFile` is given, else with the client's own secret (the client credentials grant). The API server is shown
+// the id_token of the answer, or without one, after the client credentials grant, the access token.
+type OIDC struct {
+	// The issuer: an https URL, under which the provider publishes what it offers (OpenID Connect Discovery 1.0).
+	//
+	// Required.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The client that this machine is to the provider.
+	//
+	// Required.
+	ClientID string `json:"clientID,omitempty"`
+
+	// The file that holds the client's secret. It must not be readable by everybody: mode 0600. Required without
+	// `refreshTokenFile`.
+	//
+	// Default: a public client, which has none.
+	ClientSecretFile string `json:"clientSecretFile,omitempty"`
+
+	// The file that holds the refresh token. It must not be readable by everybody: mode 0600. A provider that answers with
+	// a new refresh token has it written here in the place of the old one.
+	//
+	// Default: the client credentials grant.
+	RefreshTokenFile string `json:"refreshTokenFile,omitempty"`
+
+	// The scopes to ask for.
+	//
+	// Default: [openid].
+	Scopes []string `json:"scopes,omitempty"`
+
+	// For whom the token is to be, for providers that take a parameter `audience`.
+	//
+	// Default: none.
+	Audience string `json:"audience,omitempty"`
+
+	// The path of a file with the CA certificates that verify the provider, in PEM.
+	//
+	// Default: those of this machine.
+	CertificateAuthority string `json:"certificateAuthority,omitempty"`
+
+	// The claim of the token that holds the node's name, with `system:node:` before it or without. It counts where
+	// `nodeName` is not given and the machine has not joined yet.
+	//
+	// Default: none.
+	NodeNameClaim string `json:"nodeNameClaim,omitempty"`
+}
+
+// Basic is a name and a password.
+type Basic struct {
+	// The name.
+	//
+	// Required.
+	Username string `json:"username,omitempty"`
+
+	// The file that holds the password on one line. It must not be readable by everybody: mode 0600. It is read at each
+	// use.
+	//
+	// Required.
+	PasswordFile string `json:"passwordFile,omitempty"`
+}
+
+// Exec is a program that prints an ExecCredential of client.authentication.k8s.io/v1
+// (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins). It is run when a
+// credential is needed, and again when what it printed has expired or was refused; it cannot ask a person. What it writes
+// to standard error is not logged, since it may be a secret. Only programs that are named here are run: one that a
+// kubeconfig names is not.
+type Exec struct {
+	// The program, by its absolute path, and its arguments. No shell is involved. The program must belong to root or to the
+	// agent's user, and nobody else may be able to write to it. Everybody can read this file: a secret that the program
+	// needs belongs elsewhere.
+	//
+	// Required.
+	Command []string `json:"command,omitempty"`
+
+	// Variables of its environment, beside PATH, HOME and KUBERNETES_EXEC_INFO. Nothing of the agent's own is in it.
+	Env []EnvVar `json:"env,omitempty"`
+
+	// How long it may run, at most `24h`; then it is ended.
+	//
+	// Default: 30s.
+	Timeout Duration `json:"timeout,omitempty"`
+}
+
+// EnvVar is a variable of a program's environment.
+type EnvVar struct {
+	// The variable's name.
+	//
+	// Required.
+	Name string `json:"name,omitempty"`
+
+	// Its value.
+	Value string `json:"value,omitempty"`
 }
 
 // RotateAfter says when a certificate is replaced: at a moment between these two parts of its lifetime, in per cent. The

@@ -182,11 +182,12 @@ func (e *examination) checkCredentials(ctx context.Context, f *findings) {
 // tryCredential asks a verified API server about a credential.
 func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *bootstrap.Cluster, credential bootstrap.Credential) {
 	conn := bootstrap.ConnectionTo(cluster, nil)
+	conn.Certificate = bootstrap.Certificate(credential)
 	defer conn.Close()
-	who, err := e.review(ctx, &caller{conn: conn, transport: credential.Authenticate(conn)})
+	who, err := e.review(ctx, &caller{conn: conn, transport: bootstrap.Authenticate(credential, conn)})
 	switch {
 	case errors.Is(err, csr.ErrUnauthorized):
-		f.add(Failure, credential.Remedy(), "%s is refused (401): it expired, was deleted, or is of another cluster", credential)
+		f.add(Failure, credential.Remedy(), "%s is refused (401): %s", credential, e.whyRefused(ctx, credential))
 		return
 	case err != nil:
 		f.add(Warning, "run it again", "could not find out whether %s is accepted: %s", credential, err)
@@ -205,6 +206,16 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 	if !who.May(review.Join) && !itself {
 		f.add(Warning, bind(who, "kubeadm:node-autoapprove-bootstrap", roleJoin), "nobody approves the requests of %q by itself, unless the cluster has an approver of its own: a person has to", who.Username)
 	}
+}
+
+// whyRefused says what may be wrong with a credential that the API server does not know.
+func (e *examination) whyRefused(ctx context.Context, credential bootstrap.Credential) string {
+	if proof, err := credential.Proof(ctx); err == nil {
+		if why := proof.Explain(e.Now(), 0); why != "" {
+			return why
+		}
+	}
+	return "it expired, was deleted, or is of another cluster"
 }
 
 // kubeadmGroup is the group that kubeadm's own bindings are for.

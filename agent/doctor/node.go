@@ -69,7 +69,7 @@ func (e *examination) askAsNode(ctx context.Context) identity {
 		return identity{skipped: notVerified}
 	}
 	conn := bootstrap.ConnectionTo(cluster, nil)
-	conn.Certificate = e.Disk.Pair.TLS()
+	conn.Present(e.Disk.Pair.TLS())
 	defer conn.Close()
 	user, err := e.review(ctx, &caller{conn: conn, transport: conn})
 	return identity{user: user, err: err}
@@ -134,7 +134,7 @@ func (e *examination) checkTrust(ctx context.Context, f *findings) {
 				return bootstrap.Bundle{}, errors.New("they are read as the node, which this machine is not yet")
 			}
 			conn := bootstrap.ConnectionTo(cluster, nil)
-			conn.Certificate = e.Disk.Pair.TLS()
+			conn.Present(e.Disk.Pair.TLS())
 			defer conn.Close()
 			return bootstrap.FetchTrustBundle(ctx, conn, e.UserAgent, e.Now())
 		}},

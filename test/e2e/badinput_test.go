@@ -219,7 +219,7 @@ func tokenRefusals(in *input) []refusal {
 	return append(table,
 		refusal{name: "missing file", args: []string{"127.0.0.1:1", "--token-file", "/no/such/token"}, cause: "open /no/such/token: no such file or directory", remedy: "write the token to that file with mode 0600"},
 		refusal{name: "empty file", args: []string{"127.0.0.1:1", "--token-file", empty}, cause: empty + ": the bootstrap token is empty", remedy: "kubeadm token create"},
-		refusal{name: "file readable by others", args: []string{"127.0.0.1:1", "--token-file", open}, cause: open + " holds a token and is open to every user of this machine (mode 0644)", remedy: "chmod 0600 " + open},
+		refusal{name: "file readable by others", args: []string{"127.0.0.1:1", "--token-file", open}, cause: open + " holds a secret and is open to every user of this machine (mode 0644)", remedy: "chmod 0600 " + open},
 		refusal{name: "directory", args: []string{"127.0.0.1:1", "--token-file", in.dir}, cause: in.dir + " is a directory", remedy: "write the token to that file with mode 0600"},
 		refusal{name: "large file", args: []string{"127.0.0.1:1", "--token-file", large}, cause: large + " is larger than 65536 bytes", remedy: "write the token to that file with mode 0600"},
 	)

@@ -102,6 +102,9 @@ func override(cmd *cobra.Command, o *agent.Options, flags agent.Options, servers
 	if given("discovery-file") {
 		o.Servers, o.CACertHashes, o.CertificateAuthority, o.SkipCAVerification = nil, nil, "", false
 	}
+	if given("bundle") {
+		o.Servers, o.CACertHashes, o.CertificateAuthority, o.SkipCAVerification, o.DiscoveryFile = nil, nil, "", false, ""
+	}
 	if given("discovery-token-ca-cert-hash") || given("discovery-token-unsafe-skip-ca-verification") || given("certificate-authority") {
 		o.CACertHashes, o.CertificateAuthority, o.SkipCAVerification, o.DiscoveryFile = nil, "", false, ""
 	}
@@ -121,6 +124,10 @@ func override(cmd *cobra.Command, o *agent.Options, flags agent.Options, servers
 		{"discovery-token-ca-cert-hash", func() { o.CACertHashes = flags.CACertHashes }},
 		{"discovery-token-unsafe-skip-ca-verification", func() { o.SkipCAVerification = flags.SkipCAVerification }},
 		{"discovery-file", func() { o.DiscoveryFile = absolute(flags.DiscoveryFile) }},
+		{"bundle", func() { o.Bundle = absolute(flags.Bundle) }},
+		{"bearer-token-file", func() { o.BearerTokenFile = absolute(flags.BearerTokenFile) }},
+		{"client-certificate", func() { o.ClientCertificate = absolute(flags.ClientCertificate) }},
+		{"client-key", func() { o.ClientKey = absolute(flags.ClientKey) }},
 		{"certificate-authority", func() { o.CertificateAuthority = absolute(flags.CertificateAuthority) }},
 		{"tls-server-name", func() { o.TLSServerName = flags.TLSServerName }},
 		{"proxy-url", func() { o.ProxyURL = flags.ProxyURL }},
@@ -179,14 +186,7 @@ func optionsOf(file *config.File) (agent.Options, error) {
 		Kubeconfig: f.Paths.Kubeconfig, CertDir: f.Paths.CertDir, CAFile: f.Paths.CAFile, StateDir: f.Paths.StateDir, RuntimeDir: f.Paths.RuntimeDir, KubeletConfig: f.Paths.KubeletConfig,
 	}
 	o.DeniedPause = new(time.Duration(*f.DeniedPause))
-	for _, c := range file.Credentials { // not the default, which knows fewer places than the agent does
-		switch {
-		case c.BootstrapToken != nil:
-			o.Credentials = append(o.Credentials, agent.CredentialFile{BootstrapToken: c.BootstrapToken.File, SingleUse: c.BootstrapToken.SingleUse})
-		case c.BearerToken != nil:
-			o.Credentials = append(o.Credentials, agent.CredentialFile{BearerToken: c.BearerToken.File})
-		}
-	}
+	o.Credentials = file.Credentials // not the default, which knows fewer places than the agent does
 	for _, h := range f.Hooks {
 		o.Hooks = append(o.Hooks, rotate.Hook{Name: h.Name, Command: h.Command, On: h.On, Timeout: time.Duration(h.Timeout)})
 	}

@@ -66,6 +66,10 @@ func addJoinFlags(cmd *cobra.Command, o *agent.Options) {
 	f.StringSliceVar(&o.CACertHashes, "discovery-token-ca-cert-hash", nil, "SHA-256 of the CA certificate's public key, as sha256:<hex>; may be repeated")
 	f.BoolVar(&o.SkipCAVerification, "discovery-token-unsafe-skip-ca-verification", false, "trust the CA that cluster-info names without knowing its hash")
 	f.StringVar(&o.DiscoveryFile, "discovery-file", "", "kubeconfig with the cluster: a file, or an https URL")
+	f.StringVar(&o.Bundle, "bundle", "", "what \"nodejoin bundle\" made for this node: cluster, name and credential in one file")
+	f.StringVar(&o.BearerTokenFile, "bearer-token-file", "", "file with a bearer token of any other kind: of a service account, of an OpenID Connect provider, static, or judged by a webhook")
+	f.StringVar(&o.ClientCertificate, "client-certificate", "", "file with a client certificate that was issued beforehand")
+	f.StringVar(&o.ClientKey, "client-key", "", "file with its key (default the same file)")
 	f.StringVar(&o.CertificateAuthority, "certificate-authority", "", "CA bundle that verifies the API server (default the one at --ca-file, if it is there)")
 	f.StringVar(&o.TLSServerName, "tls-server-name", "", "name that the API server's certificate carries (default the server's own)")
 	f.StringVar(&o.ProxyURL, "proxy-url", "", "proxy on the way to the API server, http:// or socks5:// (the environment is not asked)")
@@ -76,7 +80,7 @@ func addJoinFlags(cmd *cobra.Command, o *agent.Options) {
 // joinFlags are the flags that say how to join, and not where this machine's files are.
 var joinFlags = []string{
 	"node-name", "server", "token", "token-file", "token-single-use", "discovery-token", "tls-bootstrap-token", "discovery-token-ca-cert-hash",
-	"discovery-token-unsafe-skip-ca-verification", "discovery-file", "certificate-authority", "tls-server-name", "proxy-url", "key-algorithm", "lifetime",
+	"discovery-token-unsafe-skip-ca-verification", "discovery-file", "bundle", "bearer-token-file", "client-certificate", "client-key", "certificate-authority", "tls-server-name", "proxy-url", "key-algorithm", "lifetime",
 }
 
 // checkForce refuses what an agent that runs on this machine would not heed.

@@ -81,7 +81,7 @@ func sectionsOf(t *testing.T) []section {
 		t.Fatal(err)
 	}
 	sections, err := outline(types, "File", "")
-	if err != nil || len(sections) != 12 {
+	if err != nil || len(sections) != 18 {
 		t.Fatalf("%d sections, %v", len(sections), err)
 	}
 	return sections
@@ -122,12 +122,16 @@ func treeOf(t *testing.T, f *config.File) any {
 
 // The defaults that the comments tell are those that are filled in.
 func TestDefaultsAreTold(t *testing.T) {
-	f := &config.File{Certificates: []config.Certificate{{}}, Hooks: []config.Hook{{}}}
+	f := &config.File{Certificates: []config.Certificate{{}}, Hooks: []config.Hook{{}}, Credentials: []config.Credential{{ // all kinds at once
+		BootstrapToken: &config.BootstrapToken{}, BearerToken: &config.BearerToken{}, ClientCertificate: &config.ClientCertificate{}, OIDC: &config.OIDC{},
+		Basic: &config.Basic{}, Exec: &config.Exec{Env: []config.EnvVar{{}}}, Endpoint: &config.Endpoint{},
+	}}}
 	f.Default()
 	tree := treeOf(t, f)
 	words := []string{ // what depends on the machine, or is no single value
 		"the host name", "the bootstrap token in /etc/nodejoin/token", "kubelet-client alone", "the servers' own names", "no proxy",
-		"paths.caFile, if that is there", "no copy", "the agent's user", "the agent's group", "any of them",
+		"paths.caFile, if that is there", "no copy", "none", "certificateFile, which holds both", "a public client, which has none", "the client credentials grant", "those of this machine",
+		"what verifies `cluster.servers`", "the server's own name", "the agent's user", "the agent's group", "any of them",
 	}
 	compared := 0
 	for _, s := range sectionsOf(t) {
@@ -193,7 +197,7 @@ func TestLinks(t *testing.T) {
 		headings["#"+anchor(string(m[1]))] = true
 	}
 	links := regexp.MustCompile(`\]\((#[^)]*)\)`).FindAllSubmatch(text, -1)
-	if len(links) != 11 || len(headings) != 11 {
+	if len(links) != 17 || len(headings) != 17 {
 		t.Errorf("%d links to %d headings", len(links), len(headings))
 	}
 	for _, link := range links {

@@ -1,0 +1,212 @@
+// Package execplugin is the credential that a program prints: a credential plugin of client-go, by the protocol
+// client.authentication.k8s.io/v1
+// (https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins).
+//
+// client-go's own runner cannot be stopped while the program runs, gives it the whole environment, and lets it write to
+// standard error: an agent needs a time limit, and a log without secrets.
+//
+// # What it promises
+//
+// The program gets nothing to read, an environment of its own, and a time limit, after which it is killed with all that it
+// has started. What it prints is used until it expires, and asked for anew after [Credential.Forget]. A program that others
+// could have changed is not run. What it prints is in no error.
+//
+// # How it fails
+//
+// With an error of a class (package fault) where the program cannot be right; with any other where it failed, which may
+// pass.
+package execplugin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	auth "k8s.io/client-go/pkg/apis/clientauthentication/v1"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/bootstrap"
+)
+
+const (
+	apiVersion = "client.authentication.k8s.io/v1"
+	kind       = "ExecCredential"
+	maxOutput  = 1 << 20 // bytes; a real one is a few kilobytes
+	leeway     = 10 * time.Second
+	grace      = time.Second // what a killed program's descendants have to let go of its output
+
+	// path is where the programs are that the plugin runs, whatever the agent was started with.
+	path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// Config says what is run.
+type Config struct {
+	Program string   // absolute path
+	Args    []string // its arguments
+	Env     []string // NAME=VALUE
+	Timeout time.Duration
+	Dir     string // what Program is below, on this machine; "" is /
+}
+
+// Credential is a [bootstrap.Credential] that runs the program. It is safe for concurrent use.
+type Credential struct {
+	config Config
+
+	mu    sync.Mutex // guards what follows, and is held while the program runs
+	proof *bootstrap.Proof
+	until time.Time // when it expires; zero if that was not said
+}
+
+// New returns the credential. Nothing is run yet.
+func New(config Config) *Credential { return &Credential{config: config} }
+
+// String implements [bootstrap.Credential].
+func (c *Credential) String() string { return "the credential of the program " + c.config.Program }
+
+// Remedy implements [bootstrap.Credential].
+func (c *Credential) Remedy() string {
+	return fmt.Sprintf("run it by hand and look what it prints: KUBERNETES_EXEC_INFO='%s' %s", info, strings.Join(append([]string{c.config.Program}, c.config.Args...), " "))
+}
+
+// Forget makes the next use run the program.
+func (c *Credential) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.proof = nil
+}
+
+// Proof implements [bootstrap.Credential].
+func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proof != nil && (c.until.IsZero() || time.Now().Add(leeway).Before(c.until)) {
+		return c.proof, nil
+	}
+	out, err := c.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	proof, until, err := parse(out)
+	if err != nil {
+		return nil, fault.New(fault.Usage, c.Remedy(), "the credential plugin %s printed no %s of %s: %w", c.config.Program, kind, apiVersion, err)
+	}
+	c.proof, c.until = proof, until
+	return proof, nil
+}
+
+// info is what a plugin is told. Nobody is there to be asked, and what it prints must be of this version.
+const info = `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","spec":{"interactive":false}}`
+
+func (c *Credential) run(ctx context.Context) ([]byte, error) {
+	program := filepath.Join("/", c.config.Dir, c.config.Program)
+	if err := check(program); err != nil {
+		return nil, fault.New(fault.Usage, "give a program that root owns and nobody else can write to", "the credential plugin is not run: %w", err)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("it was stopped at its time limit of %s", c.config.Timeout))
+	defer cancel()
+	out := &bounded{left: maxOutput}
+	cmd := exec.CommandContext(limited, program, c.config.Args...) //nolint:gosec // the program is what the operator configured: that it is variable is the point
+	cmd.Dir, cmd.Stdout, cmd.WaitDelay = "/", out, grace
+	cmd.Env = append([]string{"PATH=" + path, "HOME=/", "LANG=C", "KUBERNETES_EXEC_INFO=" + info}, c.config.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err := cmd.Run()
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case limited.Err() != nil:
+		err = context.Cause(limited)
+	case out.left < 0:
+		return nil, fault.New(fault.Usage, c.Remedy(), "the credential plugin %s printed more than %d bytes", c.config.Program, maxOutput)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the credential plugin %s failed: %w (what it says is not logged; %s)", c.config.Program, err, c.Remedy())
+	}
+	return out.Bytes(), nil
+}
+
+// check refuses a program that others could have changed.
+func check(program string) error {
+	file, err := filepath.EvalSymlinks(program)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{file, filepath.Dir(file)} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return err
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		switch {
+		case name == file && (!info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0):
+			return fmt.Errorf("%s is no program", file)
+		case ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
+			return fmt.Errorf("%s belongs to the user %d", name, owner.Uid)
+		case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
+			return fmt.Errorf("others can write to %s (mode %#o)", name, info.Mode().Perm())
+		}
+	}
+	return nil
+}
+
+// parse reads what a plugin printed. The errors do not repeat any of it but its own words for what it is.
+func parse(out []byte) (*bootstrap.Proof, time.Time, error) {
+	var credential auth.ExecCredential
+	if err := json.Unmarshal(out, &credential); err != nil {
+		return nil, time.Time{}, errors.New("it is no JSON of that form")
+	}
+	status := credential.Status
+	switch {
+	case credential.APIVersion != apiVersion || credential.Kind != kind:
+		return nil, time.Time{}, fmt.Errorf("it calls itself %.60q of %.60q", credential.Kind, credential.APIVersion)
+	case status == nil || status.Token == "" && status.ClientCertificateData == "":
+		return nil, time.Time{}, errors.New("there is neither a token nor a client certificate in it")
+	case (status.ClientCertificateData == "") != (status.ClientKeyData == ""):
+		return nil, time.Time{}, errors.New("there is only one of client certificate and key in it")
+	}
+	proof := &bootstrap.Proof{}
+	if status.Token != "" {
+		if err := bootstrap.CheckBearer(status.Token); err != nil {
+			return nil, time.Time{}, fmt.Errorf("its token %w", err)
+		}
+		proof = bootstrap.ProofOfToken(bootstrap.NewSecret(status.Token))
+	}
+	if status.ClientCertificateData != "" {
+		pair, err := bootstrap.ParseKeyPair([]byte(status.ClientCertificateData), []byte(status.ClientKeyData))
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		certificate := bootstrap.ProofOfCertificate(pair)
+		certificate.Token = proof.Token
+		proof = certificate
+	}
+	var until time.Time
+	if status.ExpirationTimestamp != nil {
+		until = status.ExpirationTimestamp.Time
+	}
+	return proof, until, nil
+}
+
+// bounded keeps what was written up to a size, and notes whether there was more.
+type bounded struct {
+	bytes.Buffer
+	left int
+}
+
+func (b *bounded) Write(data []byte) (int, error) {
+	b.left -= len(data)
+	if b.left < 0 {
+		return len(data), nil // so that the program ends by itself
+	}
+	return b.Buffer.Write(data)
+}
