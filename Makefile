@@ -9,6 +9,7 @@ PACKAGES ?= ./...
 TESTFLAGS ?=
 FUZZTIME ?= 30s
 KEEP ?=
+STRATEGY ?=
 
 CLI := github.com/nodejoin/nodejoin/agent/cmd/cli
 # No date and no path of this machine: the same commit gives the same bytes.
@@ -40,8 +41,8 @@ test: deps controlplane ## vet and test everything against a real control plane 
 	$(GO) vet $(RACE) ./...
 	$(GO) test $(RACE) -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
-demo: deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running)
-	KEEP='$(KEEP)' $(GO) run ./test/demo
+demo: deps controlplane ## join a node to a real control plane, step by step (KEEP=1 leaves it running, STRATEGY=oidc shows that way in)
+	KEEP='$(KEEP)' STRATEGY='$(STRATEGY)' $(GO) run ./test/demo
 
 bench: deps build controlplane ## measure joining and waiting against the reference
 	$(GO) run ./test/bench

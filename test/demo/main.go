@@ -2,6 +2,9 @@
 // `nodejoin join`, looks at the request as an administrator would, and starts the real kubelet on the files that were
 // written. Everything lives in a temporary directory and on loopback; nothing is left behind.
 //
+// With STRATEGY=NAME in the environment it shows another way in instead: what the API server is configured with, what the
+// joiner may do, what the node has, and, where the credential is bound to one node's name, that it gets no other.
+//
 // With KEEP=1 in the environment it waits at the end, and prints how to use what is running.
 package main
 
@@ -34,6 +37,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	node := strings.ToLower(host)
+	if name := os.Getenv("STRATEGY"); name != "" {
+		return runStrategy(ctx, name, node)
+	}
 
 	title("A control plane: etcd, kube-apiserver, kube-controller-manager (%s)", "real ones, on loopback")
 	began := time.Now()
@@ -56,11 +62,9 @@ func run(ctx context.Context) error {
 	root := filepath.Join(cp.Dir, "machine")
 	args := append(strings.Fields(line)[1:], "--node-name", node, "--kubeconfig", filepath.Join(root, "kubelet.conf"),
 		"--cert-dir", filepath.Join(root, "pki"), "--ca-file", filepath.Join(root, "ca.crt"), "--state-dir", filepath.Join(root, "nodejoin"))
-	nodejoin := filepath.Join(cp.Dir, "nodejoin")
-	build := exec.CommandContext(ctx, "go", "build", "-o", nodejoin, "./agent/cmd/nodejoin")
-	build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("cannot build nodejoin (run this at the top of its repository): %w", err)
+	nodejoin, err := build(ctx, cp.Dir)
+	if err != nil {
+		return err
 	}
 	if err := show(ctx, nodejoin, args...); err != nil {
 		return err
@@ -71,19 +75,39 @@ func run(ctx context.Context) error {
 		return err
 	}
 
+	return lookAt(ctx, cp, machine{
+		node: node, root: root, certDir: filepath.Join(root, "pki"), kubeconfig: filepath.Join(root, "kubelet.conf"),
+	})
+}
+
+// build compiles nodejoin into a directory and returns its path.
+func build(ctx context.Context, dir string) (string, error) {
+	nodejoin := filepath.Join(dir, "nodejoin")
+	build := exec.CommandContext(ctx, "go", "build", "-o", nodejoin, "./agent/cmd/nodejoin")
+	build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+	if err := build.Run(); err != nil {
+		return "", fmt.Errorf("cannot build nodejoin (run this at the top of its repository): %w", err)
+	}
+	return nodejoin, nil
+}
+
+// machine is one that has joined, and where its files are.
+type machine struct{ node, root, config, certDir, kubeconfig string }
+
+// lookAt shows what a machine got, and what a kubelet makes of it.
+func lookAt(ctx context.Context, cp *testbed.ControlPlane, m machine) error {
 	title("The certificate")
-	if err := show(ctx, "openssl", "x509", "-in", filepath.Join(root, "pki", "kubelet-client-current.pem"), "-noout", "-subject", "-issuer", "-dates", "-ext", "extendedKeyUsage"); err != nil {
+	if err := show(ctx, "openssl", "x509", "-in", filepath.Join(m.certDir, "kubelet-client-current.pem"), "-noout", "-subject", "-issuer", "-dates", "-ext", "extendedKeyUsage"); err != nil {
 		fmt.Println("(openssl is not here to print it)")
 	}
-
-	if err := kubelet(ctx, cp, node, root); err != nil {
+	if err := kubelet(ctx, cp, m); err != nil {
 		return err
 	}
-	return keep(ctx, cp, root)
+	return keep(ctx, cp, m.root)
 }
 
 // kubelet starts the real kubelet on the files, where a container runtime lets it.
-func kubelet(ctx context.Context, cp *testbed.ControlPlane, node, root string) error {
+func kubelet(ctx context.Context, cp *testbed.ControlPlane, m machine) error {
 	title("The real kubelet on these files")
 	if err := testbed.HaveContainerd(); err != nil {
 		fmt.Printf("left out: %v\n", err)
@@ -95,7 +119,7 @@ func kubelet(ctx context.Context, cp *testbed.ControlPlane, node, root string) e
 	}
 	defer func() { _ = containerd.Stop() }() // it dies with this process in any case
 	kubelet, err := cp.Kubelet(ctx, testbed.KubeletOptions{
-		NodeName: node, Kubeconfig: filepath.Join(root, "kubelet.conf"), CertDir: filepath.Join(root, "pki"),
+		NodeName: m.node, Kubeconfig: m.kubeconfig, CertDir: m.certDir,
 		ContainerRuntimeEndpoint: containerd.Endpoint,
 	})
 	if err != nil {
@@ -103,7 +127,7 @@ func kubelet(ctx context.Context, cp *testbed.ControlPlane, node, root string) e
 	}
 	waiting, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if _, err := cp.WaitNode(waiting, node); err != nil {
+	if _, err := cp.WaitNode(waiting, m.node); err != nil {
 		return fmt.Errorf("%w; the kubelet's last words:\n%s", err, kubelet.Tail(20))
 	}
 	return kubectl(ctx, cp, "get", "nodes")

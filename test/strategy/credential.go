@@ -24,7 +24,7 @@ type Request struct {
 	Node    string // who wants to join
 	Bound   bool   // the credential can become that node only
 	Expired bool   // or, where nothing expires, one that its judge no longer knows
-	Root    string // what the node's paths are put under; it matters to the program of the exec plugin
+	Root    string // what the node's paths are put under; it matters to the exec plugin, which does not know it
 }
 
 // Credential is what a node is given.
@@ -344,7 +344,7 @@ func (m maker) exec() (*Credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.YAML = "- exec:\n    command: [" + filepath.Join(m.Root, pluginFile) + "]\n    env: {IDENTITY_TOKEN: " + filepath.Join(m.Root, secretFile) + "}\n"
+	c.YAML = "- exec:\n    command: [" + pluginFile + "]\n    env:\n    - {name: IDENTITY_TOKEN, value: " + filepath.Join(m.Root, secretFile) + "}\n"
 	c.Files[pluginFile] = plugin
 	return c, nil
 }
