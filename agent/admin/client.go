@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	authentication "k8s.io/api/authentication/v1"
+	authorization "k8s.io/api/authorization/v1"
 	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
@@ -59,6 +61,12 @@ func kindOf(object runtime.Object) kind {
 		return kind{rbac.SchemeGroupVersion, "ClusterRoleBinding", "clusterrolebindings"}
 	case *certificates.CertificateSigningRequest, *certificates.CertificateSigningRequestList:
 		return kind{certificates.SchemeGroupVersion, "CertificateSigningRequest", "certificatesigningrequests"}
+	}
+	switch object.(type) { // of which there are none to be read
+	case *authentication.SelfSubjectReview:
+		return kind{authentication.SchemeGroupVersion, "SelfSubjectReview", "selfsubjectreviews"}
+	case *authorization.SubjectAccessReview:
+		return kind{authorization.SchemeGroupVersion, "SubjectAccessReview", "subjectaccessreviews"}
 	}
 	panic(fmt.Sprintf("package admin does not know a %T", object)) // a defect of the caller, whatever the input
 }

@@ -25,6 +25,11 @@ func (p *program) print(value any, text string) error {
 	if len(data) == 0 || data[len(data)-1] != '\n' {
 		data = append(data, '\n')
 	}
+	return p.printRaw(data)
+}
+
+// printRaw writes a result that has one form only.
+func (p *program) printRaw(data []byte) error {
 	if _, err := p.stdout.Write(data); err != nil {
 		return fmt.Errorf("%w: %w", errOutput, err)
 	}

@@ -1,0 +1,105 @@
+package issue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// Absent refuses a path at which there is something already. It is for before anything is asked for: [Create] looks again.
+func Absent(path, remedy string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fault.New(fault.Files, remedy, "%s is there already, and nothing is written over it", path)
+	}
+	info, err := os.Stat(filepath.Dir(path))
+	switch {
+	case err != nil:
+		return fault.New(fault.Files, "make the directory, or give another path with --out", "cannot write %s: %w", path, err)
+	case !info.IsDir():
+		return fault.New(fault.Files, "give another path with --out", "cannot write %s: %s is not a directory", path, filepath.Dir(path))
+	}
+	return nil
+}
+
+// Create writes a file that only this user may read, durably, and never over another.
+func Create(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return filesFault(err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(filesFault(err), os.Remove(path)) // half of a kubeconfig is none
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Replace puts data in the place of a file, durably: what is there after a crash is the old content or the new, whole.
+// A link stays, and what it leads to is replaced. The file keeps its owner; its mode becomes 0600.
+func Replace(path string, data []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return filesFault(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return filesFault(err)
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return filesFault(err)
+	}
+	defer func() { _ = f.Cleanup() }() // does nothing when the file is in its place
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
+		if err := f.Chown(int(stat.Uid), int(stat.Gid)); err != nil {
+			return filesFault(fmt.Errorf("cannot give %s to its owner: %w", path, err))
+		}
+	}
+	if _, err := f.Write(data); err != nil {
+		return filesFault(err)
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil { // which syncs the file
+		return filesFault(err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return filesFault(err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func filesFault(err error) error {
+	return fault.New(fault.Files, "check the path, its owner and mode, and that its file system is writable and has room", "%w", err)
+}
+
+// readSmall reads a file of a person's, which is no device and not large.
+func readSmall(path string) ([]byte, error) {
+	const most = 1 << 20
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	case info.Size() > most:
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, most)
+	}
+	return os.ReadFile(path)
+}
+
+// isMissing reports whether there is nothing at a path.
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
