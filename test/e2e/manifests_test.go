@@ -274,8 +274,6 @@ type way struct {
 	breaks map[missing]string                        // what breaks without each part
 }
 
-const bearer = "canary" // of the static tokens, with the name of their node
-
 // waysToJoin are the two. Each part has to be in breaks, and so to break something.
 var waysToJoin = map[string]way{
 	"bootstrap tokens": {
@@ -300,9 +298,9 @@ var waysToJoin = map[string]way{
 	},
 	"name-bound": {
 		flag: "--name-bound", group: "joiners:",
-		joiner: func(b *bench, node, _ string) joiner {
+		joiner: func(b *bench, node, group string) joiner {
 			path := filepath.Join(b.t.TempDir(), "kubeconfig")
-			if err := b.cp.WriteTokenKubeconfig(path, bearer+"-"+node); err != nil {
+			if err := b.cp.WriteKubeconfig(path, testbed.Certificate{CommonName: "system:node:" + node, Organization: []string{group}}); err != nil {
 				b.t.Fatal(err)
 			}
 			return joiner{node, "system:node:" + node, []string{"--discovery-file", path}}
@@ -327,17 +325,7 @@ func (w way) inOrder() []missing {
 // TestManifests shows that what nodejoin manifests prints is enough, and that nothing in it can be left out: every verb of
 // every rule and every binding is taken away once, from a group of its own, and then something breaks, which is said what.
 func TestManifests(t *testing.T) {
-	var users strings.Builder // for --token-auth-file: a token for each node, who is in the group of its name
-	for i := range waysToJoin["name-bound"].inOrder() {
-		for _, node := range []string{fmt.Sprintf("bound-%d", i), fmt.Sprintf("bound-%d-by-hand", i)} {
-			fmt.Fprintf(&users, "%s-%s,system:node:%s,%s,\"joiners:%s\"\n", bearer, node, node, node, node)
-		}
-	}
-	file := filepath.Join(t.TempDir(), "tokens.csv")
-	if err := os.WriteFile(file, []byte(users.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cp := testbed.New(t, testbed.Options{NoBindings: true, NoClusterInfo: true, APIServerArgs: []string{"--token-auth-file=" + file}})
+	cp := testbed.New(t, testbed.Options{NoBindings: true, NoClusterInfo: true})
 
 	t.Run("joining", func(t *testing.T) {
 		for name, w := range waysToJoin {
