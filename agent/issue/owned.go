@@ -18,6 +18,7 @@ import (
 // Owned is a person's kubeconfig, of which the user of the current context is to get a new certificate.
 type Owned struct {
 	Leaf    *x509.Certificate // the certificate that is in it
+	CA      []byte            // of its cluster, in PEM; empty where it has none
 	KeyPath string            // where its key is, if that is not in the file itself; absolute
 
 	path string
@@ -49,6 +50,7 @@ func (o *Owned) read() error {
 	for _, c := range config.Contexts {
 		if c.Name == config.CurrentContext {
 			o.user = c.Context.AuthInfo
+			o.lookAtCluster(&config, c.Context.Cluster)
 		}
 	}
 	for i := range config.AuthInfos {
@@ -57,6 +59,19 @@ func (o *Owned) read() error {
 		}
 	}
 	return errors.New("its current context has no user")
+}
+
+// lookAtCluster finds the CA. One that cannot be read is none.
+func (o *Owned) lookAtCluster(config *v1.Config, name string) {
+	for i := range config.Clusters {
+		entry := &config.Clusters[i]
+		if entry.Name != name {
+			continue
+		}
+		if o.CA = entry.Cluster.CertificateAuthorityData; len(o.CA) == 0 && entry.Cluster.CertificateAuthority != "" {
+			o.CA, _ = readSmall(o.beside(entry.Cluster.CertificateAuthority))
+		}
+	}
 }
 
 // look finds the certificate and the key of the user.

@@ -67,6 +67,9 @@ func (o *userOptions) checkNew() error {
 	}
 	if o.csrFile != "" && o.keyPath == "" {
 		o.keyPath = strings.TrimSuffix(o.csrFile, filepath.Ext(o.csrFile)) + ".key"
+		if from, err := filepath.Rel(filepath.Dir(o.file()), o.keyPath); err == nil && !filepath.IsAbs(o.keyPath) {
+			o.keyPath = from // a kubeconfig's paths start from where it is
+		}
 	}
 	if o.out == "-" {
 		if o.binding() != nil && !o.apply {

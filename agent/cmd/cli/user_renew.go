@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/issue"
+	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
 )
 
@@ -28,6 +30,10 @@ func (p *program) renewUser(cmd *cobra.Command, o *userOptions) error {
 	place, err := openCluster(o.kubeconfig, "")
 	if err != nil {
 		return err
+	}
+	if ca, err := bootstrap.ParseBundle(owned.CA, time.Now()); err == nil && ca.Without(place.forOthers.CA).Equal(ca) {
+		return fault.New(fault.Usage, "give an administrator's kubeconfig of the same cluster with --kubeconfig",
+			"the kubeconfig %s is of another cluster than that of %s: their CAs differ", o.renew, place.admin.Kubeconfig())
 	}
 	keep := issue.Pending{Path: o.renew + issue.PendingSuffix}
 	request, err := o.renewalRequest(owned, keep)
