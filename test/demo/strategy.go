@@ -142,6 +142,13 @@ func machineAt(root, node string) machine {
 // approves that.
 func steal(ctx context.Context, nodejoin, server string, credential *strategy.Credential, from machine) error {
 	m := machineAt(from.root+"-of-another", "another")
+	for path := range credential.Files { // as they are now: a refresh token is another after each use
+		text, err := os.ReadFile(filepath.Join(from.root, path))
+		if err != nil {
+			return err
+		}
+		credential.Files[path] = string(text)
+	}
 	configure(m, server, credential)
 	if err := credential.Write(m.root); err != nil {
 		return err

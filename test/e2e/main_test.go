@@ -36,6 +36,10 @@ func (s suite) Run() int {
 			code = max(code, 1)
 		}
 	}
+	if err := ways.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	return code
 }
 
