@@ -334,10 +334,7 @@ func (k *keeper) tellBinding(app *application, username string) {
 	case username == nodeUser+k.agent.node():
 		k.agent.tell(Notice{Text: "the credential is bound to this node: its user is " + username})
 	default:
-		k.agent.tell(Notice{
-			Text:   fmt.Sprintf("the credential is not bound to one node: whoever has it, as the user %q, may ask to become any", username),
-			Remedy: "nodejoin bundle " + k.agent.node() + " makes one that can become this node alone",
-		})
+		k.agent.tell(Notice{Text: fmt.Sprintf("the credential is not bound to one node: the user %q may ask to become any (nodejoin bundle %s makes one that can become this node alone)", username, k.agent.node())})
 	}
 }
 

@@ -343,7 +343,7 @@ func discoveryFileRefusals(in *input, ca *testbed.CA) []refusal {
 		{"exec plugin", user("exec: {apiVersion: client.authentication.k8s.io/v1, command: /bin/evil}"), "it has an exec plugin"},
 		{"auth provider", user("auth-provider: {name: gcp}"), "it has an auth-provider"},
 		{"password", user("username: admin\n    password: " + badSecret), "it has a password"},
-		{"client certificate", user("client-certificate: a.pem"), "it has a client certificate"},
+		{"client certificate", user("client-certificate: a.pem"), "its client-certificate: open "},
 		{"impersonation", user("as: admin"), "it impersonates another"},
 		{"token file missing", user("tokenFile: /no/such/token"), "no such file or directory"},
 		{"two users", user("token: "+badToken) + "- name: b\n  user: {token: " + badToken + "}\n", "there are 2, and no current context says which"},
