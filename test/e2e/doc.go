@@ -6,5 +6,9 @@
 // change the cluster or halt it, so each has it for itself; those of testdata/two-cas run against a control plane whose
 // clients have a CA of their own.
 //
+// TestStrategies joins by every way in of package strategy and keeps the table in README.md true; what a person reads
+// when such a credential is refused is in testdata/refusals.txt.
+//
 //	go test ./test/e2e -run Script/approval -v
+//	go test ./test/e2e -run 'Strategies|Refusals' -update
 package e2e

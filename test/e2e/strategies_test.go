@@ -25,7 +25,7 @@ import (
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
-var update = flag.Bool("update", false, "write the table of strategies into README.md")
+var update = flag.Bool("update", false, "write the table of strategies into README.md, and what is said of refusals into testdata/refusals.txt")
 
 // ways are the control planes and judges of all strategies, started when they are first asked for.
 var ways = &waysIn{}
@@ -202,7 +202,9 @@ func (j *joins) requested(ctx context.Context, node, user, state string) error {
 // give writes a machine's configuration and credential.
 func (j *joins) give(dir, node string, c *strategy.Credential) error {
 	cp := j.bed.ControlPlane(j.s)
-	c.Files["/etc/kubernetes/pki/ca.crt"] = string(cp.ServingCA.PEM)
+	if _, given := c.Files[clusterCAFile]; !given {
+		c.Files[clusterCAFile] = string(cp.ServingCA.PEM)
+	}
 	c.Files["/etc/nodejoin/config.yaml"] = "nodeName: " + node + "\ncluster: {servers: [" + cp.Endpoint + "]}\nmetrics: {listen: \"\"}\ncredentials:\n" + c.YAML
 	return c.Write(dir)
 }
