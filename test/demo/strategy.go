@@ -18,9 +18,12 @@ import (
 
 // runStrategy shows one way in.
 func runStrategy(ctx context.Context, name, node string) error {
+	if name == bundle {
+		return runBundle(ctx, node)
+	}
 	s, err := strategy.Find(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w, %s", err, bundle)
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the OpenID Connect provider's
 	title("%s: a control plane that is configured for it", s.Title)
@@ -153,11 +156,15 @@ func steal(ctx context.Context, nodejoin, server string, credential *strategy.Cr
 	if err := credential.Write(m.root); err != nil {
 		return err
 	}
-	err := show(ctx, nodejoin, "join", "--config", m.config, "--timeout", "3s")
+	return stolen(show(ctx, nodejoin, "join", "--config", m.config, "--timeout", "3s"))
+}
+
+// stolen is content with a join that nobody approved.
+func stolen(err error) error {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == notApproved {
 		return nil
 	}
-	return fmt.Errorf("what %s was given was used for %s, and the exit status is not %d: %w", from.node, m.node, notApproved, err)
+	return fmt.Errorf("what a machine was given was used for another name, and the exit status is not %d: %w", notApproved, err)
 }
 
 // notApproved is the exit status of join when its time is over.
