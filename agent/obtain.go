@@ -333,6 +333,11 @@ func (k *keeper) tellBinding(app *application, username string) {
 	case app.way.own:
 	case username == nodeUser+k.agent.node():
 		k.agent.tell(Notice{Text: "the credential is bound to this node: its user is " + username})
+	case strings.HasPrefix(username, nodeUser):
+		k.agent.tell(Notice{
+			Text:   fmt.Sprintf("the credential is bound to another node: its user is %s, and nobody approves by himself that it becomes %s", username, k.agent.node()),
+			Remedy: "give the name that it is for with --node-name, or have one made for this node: nodejoin bundle " + k.agent.node(),
+		})
 	default:
 		k.agent.tell(Notice{Text: fmt.Sprintf("the credential is not bound to one node: the user %q may ask to become any (nodejoin bundle %s makes one that can become this node alone)", username, k.agent.node())})
 	}

@@ -89,6 +89,7 @@ func TestReplaced(t *testing.T) {
 		{"ours after theirs", func(t *testing.T, slot *Slot) { theirs(t, slot, 0); ours(t, slot, 1) }, false},
 		{"theirs after ours", func(t *testing.T, slot *Slot) { ours(t, slot, 0); theirs(t, slot, 1) }, true},
 		{"theirs after ours, by a clock that is behind", func(t *testing.T, slot *Slot) { ours(t, slot, 5); theirs(t, slot, 1) }, true},
+		{"theirs within the second of ours, under its name", func(t *testing.T, slot *Slot) { ours(t, slot, 0); theirs(t, slot, 0) }, true},
 		{"theirs after ours after theirs", func(t *testing.T, slot *Slot) { theirs(t, slot, 0); ours(t, slot, 1); theirs(t, slot, 2) }, true},
 		{"and then ours again", func(t *testing.T, slot *Slot) { ours(t, slot, 0); theirs(t, slot, 1); ours(t, slot, 2) }, false},
 		{"the one before is current again", func(t *testing.T, slot *Slot) {
