@@ -243,7 +243,7 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 		return fault.New(fault.Unapproved, "look at the kube-controller-manager's log (its csrsigning controller); the request is kept for the next run",
 			"the request %s is approved, but was not signed within %s", w.Name, a.config.timeout)
 	}
-	return fault.New(fault.Unapproved, "run this again (the request and its key are kept) after: kubectl certificate approve "+w.Name,
+	return fault.New(fault.Unapproved, "run this again (the request and its key are kept) after: "+a.howToApprove(w),
 		"nobody approved the request %s (by %s) within %s", w.Name, w.Username, a.config.timeout)
 }
 

@@ -326,6 +326,16 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 	}
 }
 
+// howToApprove says what ends the wait for approval. A request with a credential for another node is not to be approved
+// without a thought: that the approver of the cluster does not do it is what the credential is bound for.
+func (a *Agent) howToApprove(p *csr.Progress) string {
+	approve := "kubectl certificate approve " + p.Name
+	if strings.HasPrefix(p.Username, nodeUser) && p.Username != nodeUser+a.node() {
+		return approve + ", if this is no theft of another node's credential"
+	}
+	return approve
+}
+
 // tellBinding says whether the credential could have made another node of this machine: the built-in approver lets a user
 // who is called as a node become that node alone.
 func (k *keeper) tellBinding(app *application, username string) {
@@ -476,7 +486,7 @@ func (k *keeper) waitsFor(p *csr.Progress) {
 	k.mu.Unlock()
 	text, remedy := "the request "+p.Name+" is approved and waits for the cluster's signer", ""
 	if !p.Approved {
-		text, remedy = fmt.Sprintf("the request %s (by %s) waits for approval", p.Name, p.Username), "kubectl certificate approve "+p.Name
+		text, remedy = fmt.Sprintf("the request %s (by %s) waits for approval", p.Name, p.Username), k.agent.howToApprove(p)
 	}
 	if k.agent.tell(Notice{Waiting: true, Text: text, Remedy: remedy}); told {
 		return
