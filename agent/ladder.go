@@ -71,7 +71,7 @@ func (a *Agent) credentialWay(x *access, discovery bootstrap.Discovery) way {
 		connect = x.via.Connect
 	}
 	return way{
-		name: x.credential.String(), remedy: x.credential.Remedy(), credential: x.credential,
+		name: x.credential.String(), remedy: x.credential.Remedy(), credential: x.credential, via: x.via,
 		authenticate: func(next http.RoundTripper) http.RoundTripper { return bootstrap.Authenticate(x.credential, next) },
 		connect: func(ctx context.Context) (*bootstrap.Cluster, *bootstrap.Connection, error) {
 			if _, err := x.credential.Proof(ctx); err != nil {

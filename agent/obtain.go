@@ -27,6 +27,7 @@ type way struct {
 	missing error           // why it cannot be tried
 
 	credential   bootstrap.Credential // what is shown; nil for own
+	via          *bootstrap.Via       // where it is shown, if not to the cluster; nil otherwise
 	connect      func(ctx context.Context) (*bootstrap.Cluster, *bootstrap.Connection, error)
 	authenticate func(next http.RoundTripper) http.RoundTripper
 }
@@ -178,7 +179,7 @@ func (k *keeper) along(ctx context.Context, app *application, prepared func() er
 	app.cluster, app.conn = cluster, conn
 	k.agent.uses(app.way.name)
 	k.log.Info("the cluster is verified", "endpoint", conn.Endpoint().String(), "ca", cluster.CA.String(), "credential", app.way.name)
-	k.agent.tell(Notice{Text: fmt.Sprintf("the API server %s is verified by %s", conn.Endpoint(), cluster.CA.Subjects())})
+	k.agent.tell(Notice{Text: verified(app)})
 	if app.unsaved != nil {
 		if err := k.savePending(app.unsaved); err != nil {
 			return err
@@ -334,6 +335,14 @@ func (a *Agent) howToApprove(p *csr.Progress) string {
 		return approve + ", if this is no theft of another node's credential"
 	}
 	return approve
+}
+
+// verified says who vouches for the server of a connection.
+func verified(app *application) string {
+	if via := app.way.via; via != nil && !via.Server.CA.IsZero() {
+		return fmt.Sprintf("the proxy %s is verified by %s, and the API servers by %s", app.conn.Endpoint(), via.Server.CA.Subjects(), app.cluster.CA.Subjects())
+	}
+	return fmt.Sprintf("the API server %s is verified by %s", app.conn.Endpoint(), app.cluster.CA.Subjects())
 }
 
 // tellBinding says whether the credential could have made another node of this machine: the built-in approver lets a user

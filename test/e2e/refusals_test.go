@@ -50,6 +50,15 @@ var spoilings = []spoiling{
 	{"bootstrap-token", "it has expired", nil},
 	{"static-token", "it is in no file of the API server's", nil},
 	{"static-token", "another CA signed the API server's certificate", func(r *spoiled) error { return r.otherCA(clusterCAFile) }},
+	{"static-token", "it is another node's", func(r *spoiled) error {
+		s, err := strategy.Find("static-token")
+		if err != nil {
+			return err
+		}
+		another, err := r.bed.Credential(r.ctx, s, strategy.Request{Node: boundNode(s), Bound: true})
+		r.Files[secretFile] = another.Files[secretFile]
+		return err
+	}},
 	{"service-account", "it has expired", nil},
 	{"service-account", "it is for another audience", func(r *spoiled) error {
 		seconds := int64(600)
@@ -230,8 +239,12 @@ func (c spoiling) tell(ctx context.Context, bed *strategy.Bed, dir string) (stri
 }
 
 var (
-	timeInText  = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
-	spanInText  = regexp.MustCompile(`\d+h\d+m\d+s ago`)
+	timeInText    = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+	spanInText    = regexp.MustCompile(`\d+h\d+m\d+s ago`)
+	requestInText = regexp.MustCompile(`node-csr-[A-Za-z0-9_-]{43}`)
+	// Whom it does not recognise the API server also asks to go away, at times before the answer has arrived.
+	goAway = regexp.MustCompile(`(?m)^nodejoin: .*GOAWAY$\n`)
+
 	tokenInText = regexp.MustCompile(`bootstrap token [a-z0-9]{6}`)
 )
 
@@ -242,8 +255,10 @@ func named(out string, bed *strategy.Bed, s strategy.Strategy, dir string) strin
 		bed.Proxy.ByPassword, "PROXY:443", bed.Proxy.ByToken, "PROXY:443", strings.TrimPrefix(bed.Provider.Issuer, "https://"), "ISSUER",
 	}
 	out = strings.NewReplacer(names...).Replace(out)
+	out = goAway.ReplaceAllString(out, "")
 	out = timeInText.ReplaceAllString(out, "TIME")
 	out = spanInText.ReplaceAllString(out, "SPAN ago")
+	out = requestInText.ReplaceAllString(out, "node-csr-NAME")
 	return tokenInText.ReplaceAllString(out, "bootstrap token TOKEN")
 }
 
