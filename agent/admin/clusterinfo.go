@@ -132,6 +132,9 @@ func kubeconfigOf(cluster *bootstrap.Cluster) (string, error) {
 	return string(text), err
 }
 
+// mostConflicts is how often cluster-info is put in its place while somebody else changes it.
+const mostConflicts = 5
+
 // PublishClusterInfo makes the cluster known to everybody who can reach it, as kubeadm init does: the ConfigMap
 // kube-public/cluster-info, and the right to read it. The signatures of what it said before are taken out with it: a node that
 // met one would take the cluster for an impostor. The bootstrap signer makes new ones, for which this waits a moment.
@@ -143,7 +146,12 @@ func (c *Client) PublishClusterInfo(ctx context.Context, cluster *bootstrap.Clus
 	}
 	published := &Published{Server: cluster.Endpoints[0].URL(), Pins: PinsOf(cluster)}
 	var err error
-	if published.Changed, err = c.putClusterInfo(ctx, cluster); err != nil {
+	for attempt := 1; ; attempt++ { // the signer may write at the same moment
+		if published.Changed, err = c.putClusterInfo(ctx, cluster); !errors.Is(err, ErrConflict) || attempt == mostConflicts {
+			break
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	tokens, err := c.Tokens(ctx)
@@ -185,7 +193,7 @@ func (c *Client) putClusterInfo(ctx context.Context, cluster *bootstrap.Cluster)
 	maps.DeleteFunc(info.Data, func(key, _ string) bool { return strings.HasPrefix(key, api.JWSSignatureKeyPrefix) })
 	info.Data[api.KubeConfigKey] = text
 	if err := c.Update(ctx, info); err != nil {
-		return false, fault.New(fault.Unexpected, "run it again", "%w", err)
+		return false, err
 	}
 	return true, nil
 }

@@ -8,5 +8,5 @@
 // An error that a person must do something about has a class and a remedy (package fault): what is wrong with the kubeconfig
 // is [fault.Usage], a user that the API server does not know or that may not do it is [fault.Refused], and a server that
 // does not prove to be the cluster's is [fault.Untrusted]. What a caller branches on wraps [ErrNotFound], [ErrExists] or
-// [ErrConflict]. Nothing is tried twice: a person sits in front of it.
+// [ErrConflict]. Nothing that failed is tried twice, since a person sits in front of it, but for a write that met another.
 package admin
