@@ -72,7 +72,7 @@ func boundNode(s strategy.Strategy) string { return s.Name + "-own" }
 func TestStrategies(t *testing.T) {
 	bed := needWays(t)
 	all := strategy.All()
-	rows := make([]string, len(all))
+	rows := make([]string, len(all)+1)
 	t.Run("with", func(t *testing.T) {
 		for i, s := range all {
 			t.Run(s.Name, func(t *testing.T) {
@@ -82,6 +82,13 @@ func TestStrategies(t *testing.T) {
 				rows[i] = "| " + s.Title + " | " + strings.Join(cells, " | ") + " |\n"
 			})
 		}
+		t.Run("bundle", func(t *testing.T) {
+			t.Parallel()
+			// The control plane is the one for flags, and needs none for this.
+			b := &bundles{&joins{bed: bed, s: strategy.Strategy{Name: "bundle"}}}
+			cells := []string{"— (it is for one node)", b.cell(t, "bound", b.bound), b.cell(t, "recovers", b.recovers), b.cell(t, "theft", b.theft)}
+			rows[len(all)] = "| bundle (`nodejoin bundle`) | " + strings.Join(cells, " | ") + " |\n"
+		})
 	})
 	table := "| credential | joins | joins as one node only | a new certificate after the node's has expired, by a new credential after one that is refused | asked for another node's name |\n" +
 		"| --- | --- | --- | --- | --- |\n" + strings.Join(rows, "")
@@ -296,6 +303,63 @@ func (j *joins) recovers(ctx context.Context, dir string) (string, error) {
 	}
 	seen["what join printed"] = refused
 	return "yes", secretive(dir, seen, expired, fresh)
+}
+
+// bundles are real runs of nodejoin with what nodejoin bundle makes.
+type bundles struct{ *joins }
+
+// make makes a bundle for a node, and returns its file.
+func (b *bundles) make(ctx context.Context, dir, node string) (string, error) {
+	cp, file := b.bed.Flags, filepath.Join(dir, "bundle.conf")
+	out, err := nodejoin(ctx, "bundle", node, "--kubeconfig", cp.Kubeconfig, "--server", cp.Endpoint, "--out", file)
+	if err != nil {
+		return "", fmt.Errorf("%w:\n%s", err, out)
+	}
+	return file, nil
+}
+
+// bound joins as the node that a bundle names.
+func (b *bundles) bound(ctx context.Context, dir string) (string, error) {
+	file, err := b.make(ctx, dir, "bundle-own")
+	if err != nil {
+		return "", err
+	}
+	if out, err := nodejoin(ctx, "join", "--root", dir, "--bundle", file); err != nil {
+		return "", fmt.Errorf("%w:\n%s", err, out)
+	}
+	return "yes", b.requested(ctx, "bundle-own", "system:node:bundle-own", "Approved")
+}
+
+// theft asks for another name.
+func (b *bundles) theft(ctx context.Context, dir string) (string, error) {
+	file, err := b.make(ctx, dir, "bundle-victim")
+	if err != nil {
+		return "", err
+	}
+	out, err := nodejoin(ctx, "join", "--root", dir, "--bundle", file, "--node-name", "bundle-stolen", "--timeout", "3s")
+	if exitCode(err) != 6 {
+		return "", fmt.Errorf("%w:\n%s", err, out)
+	}
+	return "never approved", b.requested(ctx, "bundle-stolen", "system:node:bundle-victim", "Pending")
+}
+
+// recovers joins again when the node's certificate has expired, which it does not without a bundle.
+func (b *bundles) recovers(ctx context.Context, dir string) (string, error) {
+	const node = "bundle-recovers"
+	if err := b.expire(dir, node); err != nil {
+		return "", err
+	}
+	if out, err := nodejoin(ctx, "join", "--root", dir, b.bed.Flags.Endpoint, "--certificate-authority", b.bed.Flags.ServingCA.CertFile); exitCode(err) != 2 {
+		return "", fmt.Errorf("without a bundle: %w:\n%s", err, out)
+	}
+	file, err := b.make(ctx, dir, node)
+	if err != nil {
+		return "", err
+	}
+	if out, err := nodejoin(ctx, "join", "--root", dir, "--bundle", file); err != nil {
+		return "", fmt.Errorf("%w:\n%s", err, out)
+	}
+	return "yes", b.requested(ctx, node, "system:node:"+node, "Approved")
 }
 
 // expire gives a machine a certificate of the node that has ended an hour ago.
