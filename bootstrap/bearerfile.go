@@ -88,7 +88,7 @@ func ProofOfToken(token Secret) *Proof {
 		if audience := stringsOf(claims["aud"]); len(audience) != 0 {
 			p.About += fmt.Sprintf(" for the audience %.200q", strings.Join(audience, ", "))
 		}
-		p.About += "; the API server may know another issuer, other keys or another audience"
+		p.About += "; the API server may know another issuer, other keys or another audience, or want other claims"
 	}
 	return p
 }

@@ -33,11 +33,14 @@ type Proof struct {
 	About               string    // such as whose it is, and for whom: it completes "it is"
 }
 
+// worthTelling is by how much two clocks must disagree for a person to hear of it.
+const worthTelling = 10 * time.Second
+
 // Explain says why a server may have refused the proof; "" if nothing is known. ahead is by how much this machine's clock
 // is ahead of the server's, 0 if that is not known.
 func (p *Proof) Explain(now time.Time, ahead time.Duration) string {
 	clock := "this machine's clock"
-	if ahead != 0 {
+	if ahead.Abs() >= worthTelling {
 		clock += fmt.Sprintf(" (which the server's disagrees with by %s)", ahead.Abs())
 	}
 	switch {

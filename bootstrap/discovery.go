@@ -97,6 +97,9 @@ func (p *Via) Connect(ctx context.Context, d Discovery, show Credential, log *sl
 		server.CA = found.CA
 	}
 	_, conn, err := open(ctx, &server, show, log)
+	if fault.ClassOf(err) == fault.Untrusted {
+		err = fault.New(fault.Untrusted, "look who answers there, and give the CA that issued its certificate under endpoint.certificateAuthority", "%w", err)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

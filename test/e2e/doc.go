@@ -7,7 +7,7 @@
 // clients have a CA of their own.
 //
 // TestStrategies joins by every way in of package strategy and keeps the table in README.md true; what a person reads
-// when such a credential is refused is in testdata/refusals.txt.
+// when such a credential is refused is in testdata/refusals.golden.
 //
 //	go test ./test/e2e -run Script/approval -v
 //	go test ./test/e2e -run 'Strategies|Refusals' -update

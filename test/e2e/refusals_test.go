@@ -188,7 +188,7 @@ func (r *spoiled) encryptKey() error {
 	return err
 }
 
-// TestRefusals shows what a person reads when a credential is refused; testdata/refusals.txt has it all.
+// TestRefusals shows what a person reads when a credential is refused; testdata/refusals.golden has it all.
 func TestRefusals(t *testing.T) {
 	bed := needWays(t)
 	told := make([]string, len(spoilings))
@@ -206,7 +206,7 @@ func TestRefusals(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	compareWithFile(t, "testdata/refusals.txt", strings.Join(told, "\n"))
+	compareWithFile(t, "testdata/refusals.golden", strings.Join(told, "\n"))
 }
 
 // tell joins with the credential, and returns what is printed.

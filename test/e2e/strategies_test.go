@@ -25,7 +25,7 @@ import (
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
-var update = flag.Bool("update", false, "write the table of strategies into README.md, and what is said of refusals into testdata/refusals.txt")
+var update = flag.Bool("update", false, "write the table of strategies into README.md, and what is said of refusals into testdata/refusals.golden")
 
 // ways are the control planes and judges of all strategies, started when they are first asked for.
 var ways = &waysIn{}
