@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	certificates "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -124,8 +126,8 @@ func explain(err error, verb string) error {
 	return fmt.Errorf("cannot %s the certificate signing request: %w", verb, err)
 }
 
-// forbiddenUser finds the user in the words of the authorizer.
-var forbiddenUser = regexp.MustCompile(`is forbidden: User "([^"]*)"`)
+// forbiddenUser finds the user in the words of the authorizer, as %q has it.
+var forbiddenUser = regexp.MustCompile(`is forbidden: User ("(?:[^"\\]|\\.)*")`)
 
 // explainForbidden says whom the API server took the credential for, and what to bind to which role.
 func explainForbidden(err error, verb string) error {
@@ -133,6 +135,9 @@ func explainForbidden(err error, verb string) error {
 	user := ""
 	if m := forbiddenUser.FindStringSubmatch(err.Error()); m != nil {
 		user = m[1]
+		if name, err := strconv.Unquote(user); err == nil && !strings.ContainsFunc(name, unicode.IsControl) {
+			user = name
+		}
 	}
 	account, isAccount := strings.CutPrefix(user, "system:serviceaccount:")
 	remedy := "bind the user to the ClusterRole system:node-bootstrapper: kubectl create clusterrolebinding "

@@ -132,7 +132,7 @@ func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the credential plugin %s failed: %w (what it says is not logged; %s)", c.config.Program, err, c.Remedy())
 	}
-	return out.Bytes(), nil
+	return out.kept.Bytes(), nil
 }
 
 // check refuses a program that others could have changed.
@@ -197,9 +197,10 @@ func parse(out []byte) (*bootstrap.Proof, time.Time, error) {
 	return proof, until, nil
 }
 
-// bounded keeps what was written up to a size, and notes whether there was more.
+// bounded keeps what was written up to a size, and notes whether there was more. The buffer is not embedded: its ReadFrom,
+// which io.Copy prefers, knows no bound.
 type bounded struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	left int
 }
 
@@ -208,5 +209,5 @@ func (b *bounded) Write(data []byte) (int, error) {
 	if b.left < 0 {
 		return len(data), nil // so that the program ends by itself
 	}
-	return b.Buffer.Write(data)
+	return b.kept.Write(data)
 }

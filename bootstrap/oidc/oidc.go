@@ -17,15 +17,9 @@ package oidc
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,8 +49,6 @@ type Config struct {
 	CertificateAuthority string   // PEM; "": this machine's
 	// Save replaces the refresh token's file, durably.
 	Save func(path string, token []byte) error
-	// Log is told where a new refresh token could not be saved; nil for nobody.
-	Log *slog.Logger
 }
 
 // Credential is a [bootstrap.Credential] that asks the provider. It is safe for concurrent use.
@@ -64,15 +56,26 @@ type Credential struct {
 	config Config
 
 	mu      sync.Mutex // guards what follows, and is held while the provider is asked
+	log     *slog.Logger
 	proof   *bootstrap.Proof
 	unsaved rotated
+	shown   []bootstrap.Secret // to the provider, which may repeat them
 }
 
 // rotated is a refresh token that could not be saved, and the one in whose place it is.
 type rotated struct{ old, now bootstrap.Secret }
 
 // New returns the credential. Nothing is read yet.
-func New(config Config) *Credential { return &Credential{config: config} }
+func New(config Config) *Credential {
+	return &Credential{config: config, log: slog.New(slog.DiscardHandler)}
+}
+
+// LogTo says who is told that a new refresh token could not be saved; without it nobody is.
+func (c *Credential) LogTo(log *slog.Logger) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = log
+}
 
 // String implements [bootstrap.Credential].
 func (c *Credential) String() string {
@@ -117,6 +120,7 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer client.CloseIdleConnections() // the next token is hours away
 	secret, err := readOptional(c.config.ClientSecretFile, "the client's secret")
 	if err != nil {
 		return nil, err
@@ -128,6 +132,7 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 	if !c.unsaved.now.IsZero() && refresh == c.unsaved.old {
 		refresh = c.unsaved.now
 	}
+	c.shown = []bootstrap.Secret{secret, refresh}
 	provider, err := discover(ctx, client, c.config.Issuer)
 	if err != nil {
 		return nil, err
@@ -137,14 +142,14 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 	var token *oauth2.Token
 	if refresh.IsZero() {
 		grant := clientcredentials.Config{
-			ClientID: c.config.ClientID, ClientSecret: secret.Reveal(), TokenURL: provider.TokenEndpoint, AuthStyle: provider.style(), Scopes: c.config.Scopes,
+			ClientID: c.config.ClientID, ClientSecret: secret.Reveal(), TokenURL: provider.TokenEndpoint, AuthStyle: provider.style(secret), Scopes: c.config.Scopes,
 		}
 		if c.config.Audience != "" {
 			grant.EndpointParams = url.Values{"audience": {c.config.Audience}}
 		}
 		token, err = grant.Token(ctx)
 	} else {
-		grant := oauth2.Config{ClientID: c.config.ClientID, ClientSecret: secret.Reveal(), Endpoint: oauth2.Endpoint{TokenURL: provider.TokenEndpoint, AuthStyle: provider.style()}}
+		grant := oauth2.Config{ClientID: c.config.ClientID, ClientSecret: secret.Reveal(), Endpoint: oauth2.Endpoint{TokenURL: provider.TokenEndpoint, AuthStyle: provider.style(secret)}}
 		token, err = grant.TokenSource(ctx, &oauth2.Token{RefreshToken: refresh.Reveal()}).Token()
 	}
 	if err != nil {
@@ -157,9 +162,9 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 }
 
 // keep saves a refresh token that has taken the place of another. Where that fails it is used as long as this process
-// lives: the token that came with it is as good.
+// lives, and saved with the next token: the one that came with it is as good.
 func (c *Credential) keep(old, now bootstrap.Secret) {
-	if now.IsZero() || now == old {
+	if now.IsZero() || now == old && now != c.unsaved.now {
 		return
 	}
 	err := c.config.Save(c.config.RefreshTokenFile, []byte(now.Reveal()+"\n"))
@@ -167,13 +172,11 @@ func (c *Credential) keep(old, now bootstrap.Secret) {
 		c.unsaved = rotated{}
 		return
 	}
-	if c.unsaved.old.IsZero() {
+	if old != c.unsaved.now { // it is the one in the file
 		c.unsaved.old = old
 	}
 	c.unsaved.now = now
-	if c.config.Log != nil {
-		c.config.Log.Error("the provider has replaced the refresh token, and the new one could not be saved: it is lost when this process ends", "file", c.config.RefreshTokenFile, "err", err)
-	}
+	c.log.Error("the provider has replaced the refresh token, and the new one could not be saved: it is lost when this process ends", "file", c.config.RefreshTokenFile, "err", err)
 }
 
 // proofOf returns what the API server is shown of an answer: the id_token, else, after the client credentials grant, the
@@ -208,123 +211,4 @@ func readOptional(path, what string) (bootstrap.Secret, error) {
 		return bootstrap.Secret{}, fault.New(fault.Usage, remedy, "%s is not one line with %s on it", path, what)
 	}
 	return bootstrap.NewSecret(text), nil
-}
-
-// client returns what asks the provider. Redirects are not followed: a secret would go to wherever they lead.
-func (c *Credential) client() (*http.Client, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.config.CertificateAuthority != "" {
-		ca, err := bootstrap.ReadBundle(c.config.CertificateAuthority, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = ca.Pool()
-	}
-	return &http.Client{
-		Transport:     bootstrap.NewTransport(config, nil),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
-}
-
-// provider is what matters of a provider's own description (OpenID Connect Discovery 1.0, section 3).
-type provider struct {
-	Issuer        string   `json:"issuer"`
-	TokenEndpoint string   `json:"token_endpoint"`
-	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
-}
-
-// style returns how the client's secret is sent: in the header, unless the provider knows the body alone. To try both, as
-// x/oauth2 would, may cost a refresh token.
-func (p *provider) style() oauth2.AuthStyle {
-	if slices.Contains(p.AuthMethods, "client_secret_post") && !slices.Contains(p.AuthMethods, "client_secret_basic") {
-		return oauth2.AuthStyleInParams
-	}
-	return oauth2.AuthStyleInHeader
-}
-
-func discover(ctx context.Context, client *http.Client, issuer string) (*provider, error) {
-	const remedy = "compare oidc.issuer with what the provider calls itself, to the last slash"
-	place := strings.TrimSuffix(issuer, "/") + "/.well-known/openid-configuration"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, place, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // read as far as wanted
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("the answer broke off: %w", err)
-	case resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests:
-		return nil, fmt.Errorf("it answered %s to %s", resp.Status, place)
-	case resp.StatusCode != http.StatusOK:
-		return nil, fault.New(fault.Usage, remedy, "there is no provider at %s: it answered %s", place, resp.Status)
-	}
-	var p provider
-	if err := json.Unmarshal(body, &p); err != nil {
-		return nil, fault.New(fault.Usage, remedy, "there is no provider at %s: its answer is no JSON", place)
-	}
-	endpoint, err := url.Parse(p.TokenEndpoint)
-	switch {
-	case p.Issuer != issuer:
-		return nil, fault.New(fault.Usage, remedy, "the provider at %s calls itself %.200q", issuer, p.Issuer)
-	case err != nil || endpoint.Scheme != "https" || endpoint.Host == "":
-		return nil, fault.New(fault.Usage, "the provider must offer a token endpoint over https", "the provider %s has the token endpoint %.200q", issuer, p.TokenEndpoint)
-	}
-	return &p, nil
-}
-
-// explain gives an error of the provider's its class, and leaves out whatever may have a secret in it.
-func (c *Credential) explain(ctx context.Context, err error) error {
-	if fault.IsFinal(err) {
-		return err
-	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fault.New(fault.Usage, "give the CA that issued its certificate under oidc.certificateAuthority", "the OpenID Connect provider %s is not to be trusted: %w", c.config.Issuer, bare(err))
-	}
-	refusal, ok := errors.AsType[*oauth2.RetrieveError](err)
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("cannot get a token from %s: %w", c.config.Issuer, context.Cause(ctx))
-	case !ok:
-		return fmt.Errorf("cannot get a token from %s: %w", c.config.Issuer, bare(err))
-	case refusal.ErrorCode == "":
-		return c.explainStatus(refusal.Response)
-	}
-	said := fmt.Sprintf("%.100q", refusal.ErrorCode)
-	if refusal.ErrorDescription != "" {
-		said += fmt.Sprintf(" (%.200q)", refusal.ErrorDescription)
-	}
-	remedy := "change oidc in the configuration as the provider's words say"
-	switch refusal.ErrorCode { // RFC 6749, section 5.2
-	case "invalid_grant":
-		remedy = "have a new refresh token issued and write it to " + c.config.RefreshTokenFile
-	case "invalid_client", "unauthorized_client":
-		remedy = fmt.Sprintf("look whether the provider knows the client %s, with this secret and this grant", c.config.ClientID)
-	}
-	return fault.New(fault.Refused, remedy, "the OpenID Connect provider %s refuses to issue a token: %s", c.config.Issuer, said)
-}
-
-// explainStatus tells of an answer that is not OAuth's.
-func (c *Credential) explainStatus(resp *http.Response) error {
-	status := "something that is no token"
-	if resp != nil {
-		status = resp.Status
-	}
-	if resp != nil && resp.StatusCode >= http.StatusBadRequest && resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests {
-		return fault.New(fault.Refused, fmt.Sprintf("look whether the provider knows the client %s, with this secret and this grant", c.config.ClientID),
-			"the OpenID Connect provider %s refuses to issue a token: it answered %s", c.config.Issuer, status)
-	}
-	return fmt.Errorf("cannot get a token from %s: it answered %s", c.config.Issuer, status)
-}
-
-// bare returns an error without the URL of the request.
-func bare(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
-	}
-	return err
 }
