@@ -26,7 +26,7 @@ func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
 		in.Cluster = new(config.site)
 	}
 	for _, x := range config.accesses() {
-		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr})
+		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr, Via: x.via})
 	}
 	for _, k := range a.keepers[1:] {
 		if k.name == ServingName {

@@ -86,17 +86,22 @@ func open(ctx context.Context, cluster *Cluster, show Credential, log *slog.Logg
 // cluster's vouches for it.
 type Via struct{ Server Cluster }
 
+// To returns the server as something to connect to, for a cluster that it is in front of.
+func (p *Via) To(cluster *Cluster) *Cluster {
+	server := p.Server
+	if server.CA.IsZero() {
+		server.CA = cluster.CA
+	}
+	return &server
+}
+
 // Connect is [Connect] with the connection to that server. What is returned beside it is the cluster.
 func (p *Via) Connect(ctx context.Context, d Discovery, show Credential, log *slog.Logger) (*Cluster, *Connection, error) {
 	found, err := d.Discover(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	server := p.Server
-	if server.CA.IsZero() {
-		server.CA = found.CA
-	}
-	_, conn, err := open(ctx, &server, show, log)
+	_, conn, err := open(ctx, p.To(found), show, log)
 	if fault.ClassOf(err) == fault.Untrusted {
 		err = fault.New(fault.Untrusted, "look who answers there, and give the CA that issued its certificate under endpoint.certificateAuthority", "%w", err)
 	}

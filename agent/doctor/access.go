@@ -153,7 +153,7 @@ func (e *examination) checkCredentials(ctx context.Context, f *findings) {
 	for i, access := range e.Accesses {
 		switch {
 		case access.Credential != nil && verified != nil:
-			all.Go(func() { e.tryCredential(ctx, &results[i], verified, access.Credential) })
+			all.Go(func() { e.tryCredential(ctx, &results[i], verified, access) })
 		case access.Credential != nil:
 			results[i].ok("there is %s", access.Credential)
 			results[i].skip("what the cluster lets it do: %s", notVerified)
@@ -179,8 +179,12 @@ func (e *examination) checkCredentials(ctx context.Context, f *findings) {
 	}
 }
 
-// tryCredential asks a verified API server about a credential.
-func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *bootstrap.Cluster, credential bootstrap.Credential) {
+// tryCredential asks a verified API server about a credential, or the proxy in front of it that the credential is for.
+func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *bootstrap.Cluster, access Access) {
+	credential := access.Credential
+	if access.Via != nil {
+		cluster = access.Via.To(cluster)
+	}
 	conn := bootstrap.ConnectionTo(cluster, nil)
 	conn.Certificate = bootstrap.Certificate(credential)
 	defer conn.Close()

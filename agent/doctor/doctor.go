@@ -49,6 +49,8 @@ type Access struct {
 	DiscoveryErr  error // why there is none
 	Credential    bootstrap.Credential
 	CredentialErr error // why there is none
+	// Via is the server that the credential is for, and is shown to alone; nil for the cluster's own.
+	Via *bootstrap.Via
 }
 
 // Hook is a command that runs after a change.

@@ -802,6 +802,20 @@ func TestProxy(t *testing.T) {
 	p.examineFor(t, wanted{"connect", Failure, "cannot connect to the proxy", "ss -ltn"}, wanted{"tls", Skipped, "no API server that can be connected to", ""})
 }
 
+// A credential for a proxy in front of the cluster is shown to the proxy alone.
+func TestCredentialOfAProxy(t *testing.T) {
+	p := newPatient(t)
+	proxy := newAPIServer(t)
+	p.Accesses[0].Via = &bootstrap.Via{Server: bootstrap.Cluster{Endpoints: []bootstrap.Endpoint{endpoint(t, proxy.name)}, CA: proxy.ca.bundle(t)}}
+	p.examineFor(t, wanted{"credential", OK, "authenticates as", ""})
+	if bearers := p.server.bearers(); len(bearers) != 0 {
+		t.Errorf("the API server was shown %d tokens", len(bearers))
+	}
+	if bearers := proxy.bearers(); len(bearers) == 0 {
+		t.Error("the proxy was shown none")
+	}
+}
+
 func TestText(t *testing.T) {
 	r := &Report{Findings: []Finding{
 		{"dns", OK, "fine", ""}, {"certificate", Failure, "bad", "mend it"}, {"clock", Skipped, "not checked: no", ""}, {"lock", Warning, "hm", "look"},
