@@ -78,6 +78,11 @@ func New(config *Config, log *slog.Logger) *Agent {
 	a.store.Client = a.store.Slot(place)
 	a.board.init(config)
 	a.hooks.woken, a.hooks.tried = make(chan struct{}, 1), map[string]string{}
+	for _, s := range config.sources {
+		if c, ok := s.credential.(interface{ LogTo(log *slog.Logger) }); ok {
+			c.LogTo(log)
+		}
+	}
 	a.identity = newIdentity(a)
 	a.keepers = []*keeper{a.identity}
 	for _, c := range config.certificates {

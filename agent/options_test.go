@@ -33,6 +33,16 @@ func TestOptionsConflict(t *testing.T) {
 		change func(*Options)
 	}{
 		{"--token and --token-file", func(o *Options) { o.Token, o.TokenFile = someToken, "-" }},
+		{"--bundle and a bootstrap token", func(o *Options) { o.Bundle, o.Token = "f", someToken }},
+		{"--bundle and another credential", func(o *Options) { o.Bundle, o.BearerTokenFile = "f", "t" }},
+		{"--bundle and another credential", func(o *Options) { o.Bundle, o.ClientCertificate = "f", "c" }},
+		{"a bootstrap token and another credential", func(o *Options) { o.TokenFile, o.BearerTokenFile = "f", "t" }},
+		{"a bootstrap token and another credential", func(o *Options) { o.TLSBootstrapToken, o.ClientCertificate = someToken, "c" }},
+		{"--bearer-token-file and --client-certificate", func(o *Options) { o.BearerTokenFile, o.ClientCertificate = "t", "c" }},
+		{"--bundle and --discovery-file", func(o *Options) { o.Bundle, o.DiscoveryFile = "f", "d" }},
+		{"--bundle and an API server", func(o *Options) { o.Bundle, o.Servers = "f", []string{"api"} }},
+		{"--bundle and --discovery-token-ca-cert-hash", func(o *Options) { o.Bundle, o.CACertHashes = "f", []string{somePin} }},
+		{"--bundle and --certificate-authority", func(o *Options) { o.Bundle, o.CertificateAuthority = "f", "ca" }},
 		{"--token-file - and --token-single-use", func(o *Options) { o.TokenFile, o.TokenSingleUse = "-", true }},
 		{"--token and --token-single-use", func(o *Options) { o.Token, o.TokenSingleUse = someToken, true }},
 		{"--discovery-file and an API server", func(o *Options) { o.DiscoveryFile, o.Servers = "f", []string{"api"} }},
