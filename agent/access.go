@@ -27,6 +27,8 @@ type access struct {
 	name          string                                    // of what is missing, where the credential is
 	via           *bootstrap.Via                            // what the credential is for; nil for the cluster
 	node          func(ctx context.Context) (string, error) // the node that the credential makes of this machine; nil where it says nothing of it
+	claims        bool                                      // node is told by a claim that the operator has named
+	spends        bool                                      // its use costs what it is made of: a refresh token
 }
 
 // errNoCredential says that none was given, and not that one was given that is wrong.

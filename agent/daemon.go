@@ -122,7 +122,9 @@ func (a *Agent) serve(ctx context.Context, d *Daemon) (next *Agent) {
 			a.wake()
 		case changed := <-events:
 			a.log.Debug("files changed", "paths", changed)
-			a.wake()
+			if len(a.strangers(changed)) != 0 {
+				a.wake()
+			}
 		case <-minute.C:
 			if watcher != nil {
 				watcher.Refresh()
@@ -217,6 +219,7 @@ func (a *Agent) inherit(from *Agent) {
 			b.endpoints[address] = e
 		}
 	}
+	a.config.inherit(from.config)
 	for _, k := range a.keepers {
 		for _, before := range from.keepers {
 			if before.name == k.name {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"github.com/nodejoin/nodejoin/agent/doctor"
 	"github.com/nodejoin/nodejoin/rotate"
@@ -22,11 +23,15 @@ func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
 		in.DiskErr = a.settleName(in.Disk)
 		in.Node = a.node()
 	}
+	if in.DiskErr == nil && in.Disk.Pair == nil && !slices.ContainsFunc(config.accesses(), func(x *access) bool { return x.spends }) {
+		_, _ = a.nameByCredential(ctx) // what is wrong with a credential is found when that is looked at
+		in.Node = a.node()
+	}
 	if in.Cluster = a.clusterJoined(in.Disk); in.Cluster == nil && len(config.site.Endpoints) != 0 {
 		in.Cluster = new(config.site)
 	}
 	for _, x := range config.accesses() {
-		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr, Via: x.via})
+		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr, Via: x.via, Spends: x.spends})
 	}
 	for _, k := range a.keepers[1:] {
 		if k.name == ServingName {

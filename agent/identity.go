@@ -22,7 +22,7 @@ import (
 func newIdentity(a *Agent) *keeper {
 	k := newKeeper(a, rotate.ClientName, a.store.Client, a.config.algorithm)
 	k.forced, k.freshKey = a.config.force, a.config.force
-	k.role = role{begin: a.nameByCredential, load: a.loadIdentity, ways: a.ladder, stage: a.stageIdentity, admit: a.admitIdentity, settle: a.settleIdentity}
+	k.role = role{name: a.nameByCredential, load: a.loadIdentity, ways: a.ladder, stage: a.stageIdentity, admit: a.admitIdentity, settle: a.settleIdentity}
 	return k
 }
 

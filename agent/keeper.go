@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -72,12 +73,12 @@ type keeper struct {
 
 // role is what sets the node's identity apart from its other certificates.
 type role struct {
-	begin  func(context.Context) error                                // before the disk is read; nil for nothing
 	load   func() (*sight, error)                                     // reads the disk
 	ways   func(*sight) []way                                         // who may ask for the certificate, best first
 	stage  func(*application) (staged, error)                         // prepares the commit
 	admit  func(context.Context, *application, *rotate.KeyPair) error // lets in what has passed the gate
 	settle func(context.Context, *sight) (func(*rotate.State), error) // makes sure that it can be used, and says what to remember
+	name   func(context.Context) (renamed bool, err error)            // settles whose certificate is asked for, where there is none; nil where that is known
 	moved  func() bool                                                // whether what is wanted has changed since load; nil where it cannot
 }
 
@@ -109,11 +110,6 @@ var errAgain = errors.New("the disk was changed")
 
 // pass goes once round the loop.
 func (k *keeper) pass(ctx context.Context) error {
-	if k.role.begin != nil {
-		if err := k.role.begin(ctx); err != nil {
-			return err
-		}
-	}
 	s, err := k.look(ctx)
 	if err != nil {
 		return err
@@ -145,6 +141,11 @@ func (k *keeper) pass(ctx context.Context) error {
 	}
 	if err := k.heedDenial(s.found); err != nil {
 		return err
+	}
+	if k.role.name != nil && s.found.Pair == nil {
+		if renamed, err := k.role.name(ctx); renamed || err != nil {
+			return cmp.Or(err, errAgain)
+		}
 	}
 	if k.news(message) {
 		k.log.Info("a certificate is needed", "node", k.agent.node(), "reason", string(reason), "message", message)
@@ -499,7 +500,7 @@ func (k *keeper) begin() {
 	paths, wasSet := k.agent.watched(), k.agent.watchClock()
 	seen := rotate.LookAt(paths)
 	k.changed = func() bool {
-		return wasSet() || len(seen.Changed(rotate.LookAt(paths))) != 0 || k.role.moved != nil && k.role.moved()
+		return wasSet() || len(k.agent.strangers(seen.Changed(rotate.LookAt(paths)))) != 0 || k.role.moved != nil && k.role.moved()
 	}
 }
 

@@ -312,7 +312,9 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 			return nil, wayError{k.refused(ctx, app, err)}
 		case refused:
 			app.conn.Next()
-			app.way.forget()
+			if errors.Is(err, csr.ErrUnauthorized) {
+				app.way.forget()
+			}
 			k.agent.log.Debug("refused, and tried again over another connection", "err", err)
 			if pause.wait(waiting, err) == nil {
 				continue

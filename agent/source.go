@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/x509"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,7 +83,7 @@ func (s *source) at(path string) string {
 
 // accessBy is the way in by a credential that is no bootstrap token.
 func (c *Config) accessBy(s *source) *access {
-	x := &access{name: s.credential.String(), credential: s.credential, node: s.node()}
+	x := &access{name: s.credential.String(), credential: s.credential, node: s.node(), claims: s.claim() != "", spends: s.OIDC != nil && s.OIDC.RefreshTokenFile != ""}
 	if files, ok := s.credential.(interface{ Check() error }); ok { // which takes no more than to read them
 		if err := files.Check(); err != nil {
 			x.credential, x.credentialErr = nil, err
@@ -119,16 +121,11 @@ func (s *source) via() (*bootstrap.Via, error) {
 
 // node returns what tells the node that the credential makes of this machine; nil where it says nothing of it.
 func (s *source) node() func(context.Context) (string, error) {
-	claim := ""
+	claim := s.claim()
 	switch {
-	case s.ClientCertificate != nil:
+	case s.ClientCertificate != nil, s.Exec != nil:
 		return nodeOfCertificate(s.credential)
-	case s.BearerToken != nil:
-		claim = s.BearerToken.NodeNameClaim
-	case s.OIDC != nil:
-		claim = s.OIDC.NodeNameClaim
-	}
-	if claim == "" {
+	case claim == "":
 		return nil
 	}
 	return func(ctx context.Context) (string, error) {
@@ -145,6 +142,17 @@ func (s *source) node() func(context.Context) (string, error) {
 		}
 		return text, nil
 	}
+}
+
+// claim returns the claim that holds the node's name; "" for none.
+func (s *source) claim() string {
+	switch {
+	case s.BearerToken != nil:
+		return s.BearerToken.NodeNameClaim
+	case s.OIDC != nil:
+		return s.OIDC.NodeNameClaim
+	}
+	return ""
 }
 
 // nodeOfCertificate returns what tells the node of a client certificate: its user's name. "" is none.
@@ -168,26 +176,47 @@ func nodeOf(leaf *x509.Certificate) string {
 }
 
 // nameByCredential makes this machine the node that a credential is for, where nobody has named it and it has not joined
-// yet. A credential that should say and cannot be read is not passed over: the machine would become another node.
-func (a *Agent) nameByCredential(ctx context.Context) error {
-	if a.config.named {
-		return nil
+// yet, and reports whether that is another than it was. A claim that is configured and cannot be read is not passed over:
+// the machine would become another node. That of a certificate is nobody's explicit wish.
+func (a *Agent) nameByCredential(ctx context.Context) (renamed bool, err error) {
+	if last := a.identity.last; a.config.named || last != nil && last.Pair != nil { // the name that was joined with wins
+		return false, nil
 	}
 	for _, x := range a.config.accesses() {
 		if x.node == nil {
 			continue
 		}
-		if found, err := a.store.Client.Load(); err != nil || found.Pair != nil {
-			return err
-		}
 		name, err := x.node(ctx)
-		if err != nil {
-			return err
+		if err != nil && x.claims {
+			return false, err
 		}
-		if name != "" {
+		if err == nil && name != "" {
+			renamed = name != a.node()
 			a.setNode(name)
-			return nil
+			return renamed, nil
 		}
 	}
-	return nil
+	return false, nil
+}
+
+// strangers returns the paths that were not changed by a credential itself, such as the file of a refresh token that the
+// provider has replaced: there is nothing new to try.
+func (a *Agent) strangers(changed []string) []string {
+	return slices.DeleteFunc(changed, func(path string) bool {
+		return slices.ContainsFunc(a.config.sources, func(s source) bool {
+			c, ok := s.credential.(interface{ Wrote(path string) bool })
+			return ok && c.Wrote(path)
+		})
+	})
+}
+
+// inherit takes over what credentials that are configured as before remember.
+func (c *Config) inherit(from *Config) {
+	for i := range c.sources {
+		for _, before := range from.sources {
+			if before.root == c.sources[i].root && reflect.DeepEqual(before.Credential, c.sources[i].Credential) {
+				c.sources[i].credential = before.credential
+			}
+		}
+	}
 }

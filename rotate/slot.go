@@ -116,7 +116,8 @@ func (sl *Slot) isReplaced(file string, state *State) bool {
 	case isMissing(path):
 		return false
 	case ours: // unless a kubelet has rotated within the second of our commit: its file then has the name of ours
-		return digests != "" && !slices.Contains(strings.Fields(digests), fileDigest(path))
+		has := fileDigest(path) // "" if it is gone by now
+		return digests != "" && has != "" && !slices.Contains(strings.Fields(digests), has)
 	}
 	files, err := sl.pairFiles()
 	return err == nil && slices.ContainsFunc(files, func(name string) bool {

@@ -39,11 +39,6 @@ func (c *Credential) fill() {
 		fill(&pair.PrivateKeyFile, pair.CertificateFile)
 		c.ClientCertificate = &pair
 	}
-	if c.OIDC != nil && len(c.OIDC.Scopes) == 0 {
-		oidc := *c.OIDC
-		oidc.Scopes = []string{"openid"}
-		c.OIDC = &oidc
-	}
 	if c.Exec != nil {
 		exec := *c.Exec
 		fill(&exec.Timeout, Duration(DefaultExecTimeout))
@@ -170,6 +165,12 @@ func (o *OIDC) check(r *report, path string) {
 	}
 	if o.ClientSecretFile == "" && o.RefreshTokenFile == "" {
 		r.add(path, "has neither refreshTokenFile nor clientSecretFile: there is nothing to get a token with")
+	}
+	if o.RefreshTokenFile != "" && len(o.Scopes) != 0 {
+		r.add(join(path, "scopes"), "are those that the refresh token was issued for: leave them out")
+	}
+	if o.RefreshTokenFile != "" && o.Audience != "" {
+		r.add(join(path, "audience"), "is of the client credentials grant, and a refresh token has one already: leave it out")
 	}
 	r.secretFile(join(path, "clientSecretFile"), o.ClientSecretFile)
 	r.secretFile(join(path, "refreshTokenFile"), o.RefreshTokenFile)

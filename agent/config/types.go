@@ -163,7 +163,7 @@ type Credential struct {
 
 // Endpoint is the server that one credential is for.
 type Endpoint struct {
-	// HOST:PORT, HOST (port 6443) or an https URL without a path.
+	// HOST:PORT, HOST (port 6443) or an https URL without a path. `cluster.proxyURL` is not used on the way there.
 	//
 	// Required.
 	Server string `json:"server,omitempty"`
@@ -204,7 +204,8 @@ type BearerToken struct {
 	File string `json:"file,omitempty"`
 
 	// The claim of the token, if it is a JWT, that holds the node's name, with `system:node:` before it or without. It
-	// counts where `nodeName` is not given and the machine has not joined yet.
+	// counts where `nodeName` is not given and the machine has not joined yet. While it cannot be read nothing else is
+	// tried: the machine would become another node.
 	//
 	// Default: none.
 	NodeNameClaim string `json:"nodeNameClaim,omitempty"`
@@ -229,7 +230,8 @@ type ClientCertificate struct {
 // `refreshTokenFile` is given, else with the client's own secret (the client credentials grant). The API server is shown
 // the id_token of the answer, or without one, after the client credentials grant, the access token.
 type OIDC struct {
-	// The issuer: an https URL, under which the provider publishes what it offers (OpenID Connect Discovery 1.0).
+	// The issuer: an https URL, under which the provider publishes what it offers (OpenID Connect Discovery 1.0). No proxy
+	// is used on the way there.
 	//
 	// Required.
 	Issuer string `json:"issuer,omitempty"`
@@ -251,12 +253,12 @@ type OIDC struct {
 	// Default: the client credentials grant.
 	RefreshTokenFile string `json:"refreshTokenFile,omitempty"`
 
-	// The scopes to ask for.
+	// The scopes to ask for in the client credentials grant. A refresh token has its own.
 	//
-	// Default: [openid].
+	// Default: the provider's own.
 	Scopes []string `json:"scopes,omitempty"`
 
-	// For whom the token is to be, for providers that take a parameter `audience`.
+	// For whom the token is to be, for providers that take a parameter `audience` in the client credentials grant.
 	//
 	// Default: none.
 	Audience string `json:"audience,omitempty"`
@@ -267,7 +269,7 @@ type OIDC struct {
 	CertificateAuthority string `json:"certificateAuthority,omitempty"`
 
 	// The claim of the token that holds the node's name, with `system:node:` before it or without. It counts where
-	// `nodeName` is not given and the machine has not joined yet.
+	// `nodeName` is not given and the machine has not joined yet. While it cannot be read nothing else is tried.
 	//
 	// Default: none.
 	NodeNameClaim string `json:"nodeNameClaim,omitempty"`

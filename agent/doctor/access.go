@@ -152,6 +152,9 @@ func (e *examination) checkCredentials(ctx context.Context, f *findings) {
 	var all sync.WaitGroup
 	for i, access := range e.Accesses {
 		switch {
+		case access.Credential != nil && access.Spends:
+			results[i].ok("there is %s", access.Credential)
+			results[i].skip("what the cluster lets it do: to ask would spend its refresh token")
 		case access.Credential != nil && verified != nil:
 			all.Go(func() { e.tryCredential(ctx, &results[i], verified, access) })
 		case access.Credential != nil:
@@ -192,6 +195,9 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 	switch {
 	case errors.Is(err, csr.ErrUnauthorized):
 		f.add(Failure, credential.Remedy(), "%s is refused (401): %s", credential, e.whyRefused(ctx, credential))
+		return
+	case slices.Contains([]fault.Class{fault.Usage, fault.Refused, fault.Untrusted}, fault.ClassOf(err)):
+		f.fail(Failure, err, credential.Remedy())
 		return
 	case err != nil:
 		f.add(Warning, "run it again", "could not find out whether %s is accepted: %s", credential, err)

@@ -51,6 +51,8 @@ type Access struct {
 	CredentialErr error // why there is none
 	// Via is the server that the credential is for, and is shown to alone; nil for the cluster's own.
 	Via *bootstrap.Via
+	// Spends says that the credential is not to be tried: its use would change it.
+	Spends bool
 }
 
 // Hook is a command that runs after a change.

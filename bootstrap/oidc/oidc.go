@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -60,6 +61,8 @@ type Credential struct {
 	proof   *bootstrap.Proof
 	unsaved rotated
 	shown   []bootstrap.Secret // to the provider, which may repeat them
+
+	saved atomic.Pointer[bootstrap.Secret] // the refresh token that was last written to its file, or is about to be
 }
 
 // rotated is a refresh token that could not be saved, and the one in whose place it is.
@@ -150,7 +153,9 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 		token, err = grant.Token(ctx)
 	} else {
 		grant := oauth2.Config{ClientID: c.config.ClientID, ClientSecret: secret.Reveal(), Endpoint: oauth2.Endpoint{TokenURL: provider.TokenEndpoint, AuthStyle: provider.style(secret)}}
-		token, err = grant.TokenSource(ctx, &oauth2.Token{RefreshToken: refresh.Reveal()}).Token()
+		lasting, over := toTheEnd(ctx)
+		defer over()
+		token, err = grant.TokenSource(lasting, &oauth2.Token{RefreshToken: refresh.Reveal()}).Token()
 	}
 	if err != nil {
 		return nil, err
@@ -161,12 +166,34 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 	return c.proofOf(token, asked)
 }
 
+// lastWait is how long the answer to a refresh token is waited for after nobody wants it any more.
+const lastWait = 4 * time.Second
+
+// toTheEnd returns a context that goes on for a while after ctx: the answer to a refresh token may hold another, and whoever
+// does not wait for it has none.
+func toTheEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastWait, cancel) })
+	return lasting, func() { stop(); cancel() }
+}
+
+// Wrote reports whether the file at path holds what this credential has put there itself.
+func (c *Credential) Wrote(path string) bool {
+	saved := c.saved.Load()
+	if saved == nil || path != c.config.RefreshTokenFile {
+		return false
+	}
+	now, err := readOptional(path, "the refresh token")
+	return err == nil && now == *saved
+}
+
 // keep saves a refresh token that has taken the place of another. Where that fails it is used as long as this process
 // lives, and saved with the next token: the one that came with it is as good.
 func (c *Credential) keep(old, now bootstrap.Secret) {
 	if now.IsZero() || now == old && now != c.unsaved.now {
 		return
 	}
+	c.saved.Store(&now)
 	err := c.config.Save(c.config.RefreshTokenFile, []byte(now.Reveal()+"\n"))
 	if err == nil {
 		c.unsaved = rotated{}

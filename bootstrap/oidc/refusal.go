@@ -36,10 +36,10 @@ func (c *Credential) explain(ctx context.Context, err error) error {
 		said += fmt.Sprintf(" (%.200q)", c.censor(refusal.ErrorDescription))
 	}
 	remedy := "change oidc in the configuration as the provider's words say"
-	switch refusal.ErrorCode { // RFC 6749, section 5.2
-	case "invalid_grant":
+	switch code := refusal.ErrorCode; { // RFC 6749, section 5.2
+	case code == "invalid_grant" && c.config.RefreshTokenFile != "":
 		remedy = "have a new refresh token issued and write it to " + c.config.RefreshTokenFile
-	case "invalid_client", "unauthorized_client":
+	case code == "invalid_client" || code == "unauthorized_client" || code == "invalid_grant":
 		remedy = fmt.Sprintf("look whether the provider knows the client %s, with this secret and this grant", c.config.ClientID)
 	}
 	return fault.New(fault.Refused, remedy, "the OpenID Connect provider %s refuses to issue a token: %s", c.config.Issuer, said)

@@ -130,7 +130,7 @@ func TestDefaultsAreTold(t *testing.T) {
 	tree := treeOf(t, f)
 	words := []string{ // what depends on the machine, or is no single value
 		"the host name", "the bootstrap token in /etc/nodejoin/token", "kubelet-client alone", "the servers' own names", "no proxy",
-		"paths.caFile, if that is there", "no copy", "none", "certificateFile, which holds both", "a public client, which has none", "the client credentials grant", "those of this machine",
+		"paths.caFile, if that is there", "no copy", "none", "certificateFile, which holds both", "a public client, which has none", "the client credentials grant", "the provider's own", "those of this machine",
 		"what verifies `cluster.servers`", "the server's own name", "the agent's user", "the agent's group", "any of them",
 	}
 	compared := 0
