@@ -100,3 +100,25 @@ func TestCredentialThatVanishes(t *testing.T) {
 		}
 	})
 }
+
+// TestCredentialsAreInherited keeps what a credential remembers over a reload, where it is configured as before.
+func TestCredentialsAreInherited(t *testing.T) {
+	provider := func(client string) config.Credential {
+		return config.Credential{OIDC: &config.OIDC{Issuer: "https://login.example.com", ClientID: client, RefreshTokenFile: "/r"}}
+	}
+	configOf := func(credentials ...config.Credential) *Config {
+		c, err := options(t, func(o *Options) { o.Credentials = credentials; o.Root = "/machine" }).Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	before, after := configOf(provider("a"), provider("b")), configOf(provider("c"), provider("b"))
+	after.inherit(before)
+	if after.sources[1].credential != before.sources[1].credential {
+		t.Error("what is as before has forgotten")
+	}
+	if c := after.sources[0].credential; c == before.sources[0].credential || c == before.sources[1].credential {
+		t.Error("what is new is an old one")
+	}
+}

@@ -64,6 +64,10 @@ func TestCredentials(t *testing.T) {
 		}},
 		{"an issuer over http", "credentials:\n- oidc: {issuer: 'http://a', clientID: b, clientSecretFile: /s}\n", []string{"2: credentials[0].oidc.issuer: is not an https URL without user, query and fragment"}},
 		{"an issuer with a password", "credentials:\n- oidc: {issuer: 'https://a:canary@b', clientID: b, clientSecretFile: /s}\n", []string{"2: credentials[0].oidc.issuer: is not an https URL without user, query and fragment"}},
+		{"what a refresh token has already", "credentials:\n- oidc: {issuer: 'https://a', clientID: b, refreshTokenFile: /r, scopes: [openid], audience: c}\n", []string{
+			"2: credentials[0].oidc.scopes: are those that the refresh token was issued for: leave them out",
+			"2: credentials[0].oidc.audience: is of the client credentials grant, and a refresh token has one already: leave it out",
+		}},
 		{"two scopes in one", "credentials:\n- oidc: {issuer: 'https://a', clientID: b, clientSecretFile: /s, scopes: [a b]}\n", []string{`2: credentials[0].oidc.scopes[0]: "a b" is not a scope: it is without white space`}},
 		{"a password without a proxy", "credentials:\n- basic: {username: a, passwordFile: /p}\n", []string{"2: credentials[0]: needs endpoint: a password is for a proxy, and no API server knows it"}},
 		{"a name with a colon", "credentials:\n- basic: {username: 'a:b', passwordFile: /p}\n  endpoint: {server: a}\n", []string{"2: credentials[0].basic.username: has a colon in it, which ends a name"}},

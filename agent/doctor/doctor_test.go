@@ -816,6 +816,16 @@ func TestCredentialOfAProxy(t *testing.T) {
 	}
 }
 
+// A credential that its use would change is not used.
+func TestCredentialThatIsSpent(t *testing.T) {
+	p := newPatient(t)
+	p.Accesses[0].Spends = true
+	p.examineFor(t, wanted{"credential", OK, "there is the bootstrap token", ""}, wanted{"credential", Skipped, "would spend its refresh token", ""})
+	if bearers := p.server.bearers(); len(bearers) != 0 {
+		t.Errorf("the API server was shown %d tokens", len(bearers))
+	}
+}
+
 func TestText(t *testing.T) {
 	r := &Report{Findings: []Finding{
 		{"dns", OK, "fine", ""}, {"certificate", Failure, "bad", "mend it"}, {"clock", Skipped, "not checked: no", ""}, {"lock", Warning, "hm", "look"},

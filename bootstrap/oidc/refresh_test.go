@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -201,5 +202,42 @@ func TestAskedOnce(t *testing.T) {
 	users.Wait()
 	if n := len(p.requests()); n != 1 {
 		t.Errorf("%d requests, want 1", n)
+	}
+}
+
+// TestOwnWrites tells what it has written to the file itself from what an operator has.
+func TestOwnWrites(t *testing.T) {
+	p := newProvider(t)
+	p.rotating(secondRefresh)
+	c, f := p.credential(t, nil)
+	if c.Wrote(f.refresh) {
+		t.Error("it has written nothing yet")
+	}
+	if _, err := c.Proof(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !c.Wrote(f.refresh) || c.Wrote(f.refresh+"2") {
+		t.Error("it does not know its own file")
+	}
+	write(t, f.refresh, "canary-operator\n")
+	if c.Wrote(f.refresh) {
+		t.Error("an operator's token is not its own")
+	}
+}
+
+// TestAnswerIsWaitedFor saves the new refresh token although nobody waits for the answer any more: the old one is spent.
+func TestAnswerIsWaitedFor(t *testing.T) {
+	p := newProvider(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	p.set(func(w http.ResponseWriter, r *http.Request) {
+		cancel() // the provider has noted it, and has not answered
+		answer(http.StatusOK, map[string]any{"access_token": accessToken, "id_token": jwt(lasting(time.Hour)), "refresh_token": secondRefresh})(w, r)
+	})
+	c, f := p.credential(t, nil)
+	if _, err := c.Proof(ctx); err != nil {
+		t.Error(err)
+	}
+	if got := strings.Join(f.saved, ""); got != secondRefresh+"\n" {
+		t.Errorf("%q is saved", got)
 	}
 }
