@@ -226,7 +226,11 @@ func (c spoiling) tell(ctx context.Context, bed *strategy.Bed, dir string) (stri
 			return "", err
 		}
 	}
-	out, err := j.join(ctx, dir, "refused", credential, "--timeout", "4s")
+	timeout := "1m" // for what is refused, which takes no time at all where the machine is not busy
+	if slices.Contains([]string{"it is another node's", "the provider is down", "the proxy is down", "it fails", "it hangs"}, c.why) {
+		timeout = "8s" // it may pass, and is waited for
+	}
+	out, err := j.join(ctx, dir, "refused", credential, "--timeout", timeout)
 	if exitCode(err) <= 0 {
 		return "", fmt.Errorf("%w:\n%s", err, out)
 	}

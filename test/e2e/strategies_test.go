@@ -248,7 +248,7 @@ func (j *joins) theft(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	other := j.s.Name + "-stolen"
-	out, err := j.join(ctx, dir, other, c, "--timeout", "3s")
+	out, err := j.join(ctx, dir, other, c, "--timeout", "8s")
 	if exitCode(err) != 6 {
 		return "", fmt.Errorf("%w:\n%s", err, out)
 	}
@@ -267,7 +267,7 @@ func (j *joins) recovers(ctx context.Context, dir string) (string, error) {
 	if err := j.expire(dir, node); err != nil {
 		return "", err
 	}
-	refused, err := j.join(ctx, dir, node, expired, "-v", "-v", "--timeout", "5s")
+	refused, err := j.join(ctx, dir, node, expired, "-v", "-v", "--timeout", "1m")
 	if exitCode(err) != 4 {
 		return "", fmt.Errorf("with the credential that is refused: %w\n%s", err, refused)
 	}
@@ -336,7 +336,7 @@ func (b *bundles) theft(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := nodejoin(ctx, "join", "--root", dir, "--bundle", file, "--node-name", "bundle-stolen", "--timeout", "3s")
+	out, err := nodejoin(ctx, "join", "--root", dir, "--bundle", file, "--node-name", "bundle-stolen", "--timeout", "8s")
 	if exitCode(err) != 6 {
 		return "", fmt.Errorf("%w:\n%s", err, out)
 	}
