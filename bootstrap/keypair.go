@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
@@ -151,6 +152,9 @@ func (b *BasicAuth) read() (*Proof, error) {
 	password := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	if password == "" {
 		return nil, fault.New(fault.Usage, b.Remedy(), "there is no password in %s", b.PasswordPath)
+	}
+	if strings.ContainsFunc(password, unicode.IsControl) {
+		return nil, fault.New(fault.Usage, b.Remedy()+", alone on one line", "the password in %s has control characters or line breaks in it", b.PasswordPath)
 	}
 	return &Proof{Username: b.Username, Password: NewSecret(password)}, nil
 }

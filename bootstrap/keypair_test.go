@@ -275,7 +275,9 @@ func TestBasicAuth(t *testing.T) {
 		{"a password", testTokenSecret, 0o600, testTokenSecret, ""},
 		{"a newline at the end", testTokenSecret + "\n", 0o640, testTokenSecret, ""},
 		{"CRLF at the end", testTokenSecret + "\r\n", 0o600, testTokenSecret, ""},
-		{"two newlines, of which one is the password's", testTokenSecret + "\n\n", 0o600, testTokenSecret + "\n", ""},
+		{"two newlines", testTokenSecret + "\n\n", 0o600, "", "has control characters or line breaks in it"},
+		{"two lines", testTokenSecret + "\nx\n", 0o600, "", "has control characters or line breaks in it"},
+		{"a control character", "\x1b" + testTokenSecret, 0o600, "", "has control characters or line breaks in it"},
 		{"white space and a colon", " a: " + testTokenSecret + " ", 0o600, " a: " + testTokenSecret + " ", ""},
 		{"empty", "", 0o600, "", "there is no password in "},
 		{"a newline alone", "\n", 0o600, "", "there is no password in "},
@@ -290,6 +292,7 @@ func TestBasicAuth(t *testing.T) {
 			}
 			if test.want != "" {
 				wantFault(t, err, fault.Usage, test.want)
+				wantSilence(t, fmt.Sprintf("%v %+v %#v %s", err, err, err, fault.Remedy(err)))
 				if !strings.Contains(fault.Remedy(err), path) {
 					t.Errorf("the remedy %q does not name the file", fault.Remedy(err))
 				}

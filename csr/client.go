@@ -146,13 +146,13 @@ func explainForbidden(err error, verb string) error {
 		return fault.New(fault.Refused, "look whether the API server is configured for this kind of credential (its --token-auth-file, --oidc-*, --authentication-config, --client-ca-file), or whether something on the way takes it off",
 			"the credential was not recognised: the API server took this machine for an anonymous user: %w", err)
 	case isAccount:
-		remedy += "nodejoin:kubelet-bootstrap:" + strings.ReplaceAll(account, ":", ".") + " " + role + "--serviceaccount=" + account
+		remedy += "nodejoin:kubelet-bootstrap:" + fault.Name(strings.ReplaceAll(account, ":", ".")) + " " + role + "--serviceaccount=" + fault.Word(account)
 	case strings.HasPrefix(user, nodeUser):
 		remedy = "let its group ask for its own certificate: nodejoin manifests --name-bound | kubectl apply -f -"
 	case user == "" || strings.HasPrefix(user, "system:bootstrap:"):
 		remedy = "bind the user's group to the ClusterRole system:node-bootstrapper: kubectl create clusterrolebinding kubeadm:kubelet-bootstrap " + role + "--group=system:bootstrappers:kubeadm:default-node-token"
 	default:
-		remedy += "nodejoin:kubelet-bootstrap " + role + "--user='" + strings.ReplaceAll(user, "'", `'\''`) + "'"
+		remedy += "nodejoin:kubelet-bootstrap " + role + "--user=" + fault.Word(user)
 	}
 	return fault.New(fault.Refused, remedy, "the credential was recognised, but may not %s certificate signing requests: %w", verb, err)
 }

@@ -14,7 +14,6 @@ import (
 
 	authentication "k8s.io/api/authentication/v1"
 	authorization "k8s.io/api/authorization/v1"
-	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,8 +29,8 @@ const (
 // FieldManager is who the API server says owns what [Client.Apply] has set.
 const FieldManager = "nodejoin"
 
-// Object is a pointer to an object of k8s.io/api: a Secret, a ConfigMap, one of the four of RBAC, or a
-// CertificateSigningRequest.
+// Object is a pointer to an object of k8s.io/api: a Secret, a ConfigMap, or one of the four
+// of RBAC.
 type Object interface {
 	meta.Object
 	runtime.Object
@@ -59,8 +58,6 @@ func kindOf(object runtime.Object) kind {
 		return kind{rbac.SchemeGroupVersion, "ClusterRole", "clusterroles"}
 	case *rbac.ClusterRoleBinding:
 		return kind{rbac.SchemeGroupVersion, "ClusterRoleBinding", "clusterrolebindings"}
-	case *certificates.CertificateSigningRequest, *certificates.CertificateSigningRequestList:
-		return kind{certificates.SchemeGroupVersion, "CertificateSigningRequest", "certificatesigningrequests"}
 	}
 	switch object.(type) { // of which there are none to be read
 	case *authentication.SelfSubjectReview:
@@ -115,12 +112,6 @@ func (c *Client) Update(ctx context.Context, object Object) error {
 	return c.send(ctx, request{verb: "update", method: http.MethodPut, on: object, one: true, body: Typed(object), out: object})
 }
 
-// Approve replaces the conditions of a certificate signing request by those of object, which has one more: Approved or
-// Denied.
-func (c *Client) Approve(ctx context.Context, object *certificates.CertificateSigningRequest) error {
-	return c.send(ctx, request{verb: "update", method: http.MethodPut, on: object, one: true, subresource: "approval", body: Typed(object), out: object})
-}
-
 // Delete removes the object that has the given one's name and namespace.
 func (c *Client) Delete(ctx context.Context, object Object) error {
 	return c.send(ctx, request{verb: "delete", method: http.MethodDelete, on: object, one: true})
@@ -139,7 +130,6 @@ type request struct {
 	on           runtime.Object // an object or a list: where it goes
 	one          bool           // to the object itself, not to where all of its kind are
 	namespace    string         // of a list; an object has its own
-	subresource  string
 	query        url.Values
 	body, out    runtime.Object // nil for nothing
 }
@@ -152,9 +142,6 @@ func (r *request) path() string {
 	path := kindOf(r.on).path(namespace)
 	if r.one {
 		path += "/" + url.PathEscape(name)
-	}
-	if r.subresource != "" {
-		path += "/" + r.subresource
 	}
 	return path
 }

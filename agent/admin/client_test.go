@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -11,13 +10,11 @@ import (
 	"testing"
 	"time"
 
-	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
-	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -112,8 +109,9 @@ func TestRealCluster(t *testing.T) {
 	jane := user(t, cp, "jane")
 	refused(t, jane.Create(ctx, secret("1")), fault.Refused, `your user may not create the Secret default/one: secrets is forbidden: User "jane" cannot create`,
 		"kubectl auth can-i create secrets --namespace default")
-	refused(t, jane.List(ctx, &certificates.CertificateSigningRequestList{}, "", ""), fault.Refused, "your user may not list certificatesigningrequests: ",
-		"kubectl auth can-i list certificatesigningrequests.certificates.k8s.io")
+	refused(t, jane.List(ctx, &core.SecretList{}, "default", ""), fault.Refused, "your user may not list secrets: ", "kubectl auth can-i list secrets")
+	refused(t, jane.Get(ctx, &rbac.ClusterRole{ObjectMeta: meta.ObjectMeta{Name: "view"}}), fault.Refused, "your user may not get the ClusterRole view: ",
+		"kubectl auth can-i get clusterroles.rbac.authorization.k8s.io")
 	stranger := user(t, cp, "stranger")
 	stranger.transport = http.DefaultTransport.(*http.Transport).Clone()
 	err = stranger.Get(ctx, found)
@@ -124,47 +122,6 @@ func TestRealCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, connect(t, path).Get(ctx, found), fault.Refused, cp.Endpoint+" does not know the user of the kubeconfig "+path+" (401)", "log in anew")
-}
-
-// A request is made, approved and issued with the rights of the kubeconfig.
-func TestApproveInARealCluster(t *testing.T) {
-	cp := testbed.New(t, testbed.Options{NoBindings: true})
-	c := connect(t, cp.Kubeconfig)
-	key, err := csr.GenerateKey(csr.DefaultAlgorithm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := csr.NewRequest(csr.Template{SignerName: certificates.KubeAPIServerClientSignerName, CommonName: "jane", Usages: []certificates.KeyUsage{certificates.UsageClientAuth}}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	requests, err := csr.NewClient(c.Server(), c.Transport(), UserAgent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	_, err = requests.Obtain(ctx, request, func(p csr.Progress) {
-		if p.Approved {
-			return
-		}
-		object := &certificates.CertificateSigningRequest{ObjectMeta: meta.ObjectMeta{Name: p.Name}}
-		if err := c.Get(ctx, object); err != nil {
-			t.Error(err)
-		}
-		object.Status.Conditions = append(object.Status.Conditions, certificates.CertificateSigningRequestCondition{
-			Type: certificates.CertificateApproved, Status: core.ConditionTrue, Reason: "Test",
-		})
-		if err := c.Approve(ctx, object); err != nil {
-			t.Error(err)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	object := &certificates.CertificateSigningRequest{ObjectMeta: meta.ObjectMeta{Name: request.Name}}
-	refused(t, user(t, cp, "jane").Approve(ctx, object), fault.Refused, "your user may not update the CertificateSigningRequest "+request.Name+", its approval: ",
-		"kubectl auth can-i update certificatesigningrequests.certificates.k8s.io/approval")
 }
 
 // TestAnswers is of what no API server answers: something between here and there does.

@@ -82,9 +82,6 @@ func (r *request) describe() string {
 	if object.GetNamespace() != "" {
 		name = object.GetNamespace() + "/" + name
 	}
-	if r.subresource != "" {
-		name += ", its " + r.subresource
-	}
 	return fmt.Sprintf("%s the %s %s", r.verb, k.name, name)
 }
 
@@ -93,9 +90,6 @@ func (r *request) canI(k kind) string {
 	resource, namespace := k.resource, r.namespace
 	if k.version.Group != "" {
 		resource += "." + k.version.Group
-	}
-	if r.subresource != "" {
-		resource += "/" + r.subresource
 	}
 	if object, ok := r.on.(Object); ok {
 		namespace = object.GetNamespace()

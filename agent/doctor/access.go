@@ -242,7 +242,7 @@ func bind(u *review.Subject, name, role string) string {
 		}
 	}
 	if whom != kubeadmGroup {
-		name = "nodejoin:" + strings.TrimPrefix(name, "kubeadm:") + ":" + strings.TrimPrefix(whom, "system:")
+		name = "nodejoin:" + strings.TrimPrefix(name, "kubeadm:") + ":" + fault.Name(strings.TrimPrefix(whom, "system:"))
 	}
-	return fmt.Sprintf("kubectl create clusterrolebinding %s --clusterrole=%s %s%s", name, role, flag, whom)
+	return fmt.Sprintf("kubectl create clusterrolebinding %s --clusterrole=%s %s%s", name, role, flag, fault.Word(whom))
 }

@@ -86,8 +86,8 @@ func filesFault(err error) error {
 	return fault.New(fault.Files, "check the path, its owner and mode, and that its file system is writable and has room", "%w", err)
 }
 
-// readSmall reads a file of a person's, which is no device and not large.
-func readSmall(path string) ([]byte, error) {
+// ReadSmall reads a file of a person's, which is no device and not large.
+func ReadSmall(path string) ([]byte, error) {
 	const most = 1 << 20
 	info, err := os.Stat(path)
 	switch {

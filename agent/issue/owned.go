@@ -36,7 +36,7 @@ func ReadOwned(path string) (*Owned, error) {
 }
 
 func (o *Owned) read() error {
-	data, err := readSmall(o.path)
+	data, err := ReadSmall(o.path)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (o *Owned) lookAtCluster(config *v1.Config, name string) {
 			continue
 		}
 		if o.CA = entry.Cluster.CertificateAuthorityData; len(o.CA) == 0 && entry.Cluster.CertificateAuthority != "" {
-			o.CA, _ = readSmall(o.beside(entry.Cluster.CertificateAuthority))
+			o.CA, _ = ReadSmall(o.beside(entry.Cluster.CertificateAuthority))
 		}
 	}
 }
@@ -82,7 +82,7 @@ func (o *Owned) look(user *v1.AuthInfo) error {
 	chain := user.ClientCertificateData
 	if len(chain) == 0 && user.ClientCertificate != "" {
 		var err error
-		if chain, err = readSmall(o.beside(user.ClientCertificate)); err != nil {
+		if chain, err = ReadSmall(o.beside(user.ClientCertificate)); err != nil {
 			return fmt.Errorf("its certificate: %w", err)
 		}
 	}

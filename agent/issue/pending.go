@@ -18,7 +18,7 @@ type Pending struct{ Path string }
 // Request returns the request that the file keeps, or makes a new one and keeps that. One that asks for something else
 // is in the way: what was begun would be lost with it.
 func (p Pending) Request(t csr.Template, algorithm csr.Algorithm) (*csr.Request, error) {
-	data, err := readSmall(p.Path)
+	data, err := ReadSmall(p.Path)
 	switch {
 	case err == nil:
 		return p.resume(data, t, algorithm)

@@ -75,7 +75,16 @@ func (c *Credential) String() string { return "the credential of the program " +
 
 // Remedy implements [bootstrap.Credential].
 func (c *Credential) Remedy() string {
-	return fmt.Sprintf("run it by hand and look what it prints: KUBERNETES_EXEC_INFO='%s' %s", info, strings.Join(append([]string{c.config.Program}, c.config.Args...), " "))
+	words := []string{"KUBERNETES_EXEC_INFO=" + fault.Word(info), fault.Word(filepath.Join("/", c.config.Dir, c.config.Program))}
+	for _, arg := range c.config.Args {
+		words = append(words, fault.Word(arg))
+	}
+	var with strings.Builder
+	for _, variable := range c.config.Env {
+		name, _, _ := strings.Cut(variable, "=")
+		with.WriteString(", with " + name + " set")
+	}
+	return "run it by hand" + with.String() + ", and look what it prints: " + strings.Join(words, " ")
 }
 
 // Forget makes the next use run the program.
@@ -100,6 +109,9 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 	if err != nil {
 		return nil, fault.New(fault.Usage, c.Remedy(), "the credential plugin %s printed no %s of %s: %w", c.config.Program, kind, apiVersion, err)
 	}
+	if until.IsZero() || !proof.NotAfter.IsZero() && proof.NotAfter.Before(until) {
+		until = proof.NotAfter
+	}
 	c.proof, c.until = proof, until
 	return proof, nil
 }
@@ -108,19 +120,23 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 const info = `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","spec":{"interactive":false}}`
 
 func (c *Credential) run(ctx context.Context) ([]byte, error) {
-	program := filepath.Join("/", c.config.Dir, c.config.Program)
-	if err := check(program); err != nil {
+	program, err := check(filepath.Join("/", c.config.Dir, c.config.Program))
+	if err != nil {
 		return nil, fault.New(fault.Usage, "give a program that root owns and nobody else can write to", "the credential plugin is not run: %w", err)
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, c.config.Timeout, fmt.Errorf("it was stopped at its time limit of %s", c.config.Timeout))
 	defer cancel()
 	out := &bounded{left: maxOutput}
 	cmd := exec.CommandContext(limited, program, c.config.Args...) //nolint:gosec // the program is what the operator configured: that it is variable is the point
+	cmd.Args[0] = c.config.Program                                 // a program may go by the name that it is called by
 	cmd.Dir, cmd.Stdout, cmd.WaitDelay = "/", out, grace
 	cmd.Env = append([]string{"PATH=" + path, "HOME=/", "LANG=C", "KUBERNETES_EXEC_INFO=" + info}, c.config.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err := cmd.Run()
+	err = cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind; mostly there is nothing
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
@@ -129,34 +145,50 @@ func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	case out.left < 0:
 		return nil, fault.New(fault.Usage, c.Remedy(), "the credential plugin %s printed more than %d bytes", c.config.Program, maxOutput)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("the credential plugin %s failed: %w (what it says is not logged; %s)", c.config.Program, err, c.Remedy())
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) { // that one has ended well, and what it left behind held its output
+		return nil, fmt.Errorf("the credential plugin %s failed: %w (what it says is not logged)", c.config.Program, err)
 	}
 	return out.kept.Bytes(), nil
 }
 
-// check refuses a program that others could have changed.
-func check(program string) error {
+// check returns the file that a program's path leads to, and refuses one that others could have changed or replaced: neither
+// it nor a directory above it or above a link to it may be somebody else's, or writable by others. In a directory whose
+// sticky bit is set nobody replaces what is not his (chmod(2)).
+func check(program string) (string, error) {
 	file, err := filepath.EvalSymlinks(program)
 	if err != nil {
-		return err
+		return "", err
 	}
-	for _, name := range []string{file, filepath.Dir(file)} {
+	if info, err := os.Stat(file); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return "", fmt.Errorf("%s is no program", file)
+	}
+	for _, name := range append(above(program), append(above(file), file)...) {
 		info, err := os.Stat(name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		owner, ok := info.Sys().(*syscall.Stat_t)
 		switch {
-		case name == file && (!info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0):
-			return fmt.Errorf("%s is no program", file)
 		case ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
-			return fmt.Errorf("%s belongs to the user %d", name, owner.Uid)
-		case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
-			return fmt.Errorf("others can write to %s (mode %#o)", name, info.Mode().Perm())
+			return "", fmt.Errorf("%s belongs to the user %d", name, owner.Uid)
+		case info.Mode().Perm()&0o022 != 0 && (!info.IsDir() || info.Mode()&fs.ModeSticky == 0):
+			return "", fmt.Errorf("others can write to %s (mode %#o)", name, info.Mode().Perm())
 		}
 	}
-	return nil
+	return file, nil
+}
+
+// above returns the directories above a path, the root first.
+func above(path string) []string {
+	var dirs []string
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		dirs = append([]string{dir}, dirs...)
+		if dir == "/" {
+			return dirs
+		}
+	}
 }
 
 // parse reads what a plugin printed. The errors do not repeat any of it but its own words for what it is.
@@ -188,6 +220,9 @@ func parse(out []byte) (*bootstrap.Proof, time.Time, error) {
 		}
 		certificate := bootstrap.ProofOfCertificate(pair)
 		certificate.Token = proof.Token
+		if end := proof.NotAfter; !end.IsZero() && end.Before(certificate.NotAfter) {
+			certificate.NotAfter = end
+		}
 		proof = certificate
 	}
 	var until time.Time

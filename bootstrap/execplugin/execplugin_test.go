@@ -197,8 +197,8 @@ func TestFailureKeepsNothing(t *testing.T) {
 	c := h.credential("--audience", "a b")
 	_, err := c.Proof(t.Context())
 	wantFault(t, err, 0, "the credential plugin "+h.program+" failed: exit status 1")
-	if !strings.Contains(err.Error(), "--audience") {
-		t.Errorf("%q does not say how to run it", err)
+	if remedy := c.Remedy(); !strings.HasSuffix(remedy, h.program+" --audience 'a b'") {
+		t.Errorf("%q does not say how to run it", remedy)
 	}
 	h.put(t, "out", "")
 	_, err = c.Proof(t.Context())
@@ -451,4 +451,43 @@ func TestDir(t *testing.T) {
 	if c.String() != "the credential of the program /plugin" {
 		t.Errorf("String() = %q", c.String())
 	}
+}
+
+// TestLinks runs what a link leads to, where nobody else could have changed either.
+func TestLinks(t *testing.T) {
+	h := printing(t, map[string]any{"token": canary})
+	dir := t.TempDir()
+	link := filepath.Join(dir, "sub", "plugin")
+	for _, err := range []error{os.Mkdir(filepath.Dir(link), 0o755), os.Symlink(h.program, link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func() error {
+		_, err := New(Config{Program: link, Timeout: time.Minute}).Proof(t.Context())
+		return err
+	}
+	if err := run(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil { // above the link's own directory
+		t.Fatal(err)
+	}
+	wantFault(t, run(), fault.Usage, "others can write to "+dir)
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err != nil {
+		t.Errorf("in a directory like /tmp: %v", err)
+	}
+}
+
+// TestLeftBehind takes what a program has printed that leaves a child behind with its output.
+func TestLeftBehind(t *testing.T) {
+	h := newHost(t, "sleep 600 &\necho $! > $dir/child\ncat $dir/out\n")
+	h.print(t, map[string]any{"token": canary})
+	if _, err := h.credential().Proof(t.Context()); err != nil {
+		t.Error(err)
+	}
+	h.wantDead(t, "child")
 }

@@ -228,7 +228,7 @@ func (c spoiling) tell(ctx context.Context, bed *strategy.Bed, dir string) (stri
 	}
 	timeout := "1m" // for what is refused, which takes no time at all where the machine is not busy
 	if slices.Contains([]string{"it is another node's", "the provider is down", "the proxy is down", "it fails", "it hangs"}, c.why) {
-		timeout = "8s" // it may pass, and is waited for
+		timeout = "5s" // it may pass, and is waited for
 	}
 	out, err := j.join(ctx, dir, "refused", credential, "--timeout", timeout)
 	if exitCode(err) <= 0 {
@@ -248,6 +248,8 @@ var (
 	requestInText = regexp.MustCompile(`node-csr-[A-Za-z0-9_-]{43}`)
 	// Whom it does not recognise the API server also asks to go away, at times before the answer has arrived.
 	goAway = regexp.MustCompile(`(?m)^nodejoin: .*GOAWAY$\n`)
+	// Whether it is said depends on how busy the machine is.
+	stillWaiting = regexp.MustCompile(`(?m)^nodejoin: still waiting after .*$\n`)
 
 	tokenInText = regexp.MustCompile(`bootstrap token [a-z0-9]{6}`)
 )
@@ -259,7 +261,7 @@ func named(out string, bed *strategy.Bed, s strategy.Strategy, dir string) strin
 		bed.Proxy.ByPassword, "PROXY:443", bed.Proxy.ByToken, "PROXY:443", strings.TrimPrefix(bed.Provider.Issuer, "https://"), "ISSUER",
 	}
 	out = strings.NewReplacer(names...).Replace(out)
-	out = goAway.ReplaceAllString(out, "")
+	out = stillWaiting.ReplaceAllString(goAway.ReplaceAllString(out, ""), "")
 	out = timeInText.ReplaceAllString(out, "TIME")
 	out = spanInText.ReplaceAllString(out, "SPAN ago")
 	out = requestInText.ReplaceAllString(out, "node-csr-NAME")

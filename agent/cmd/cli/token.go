@@ -113,10 +113,9 @@ type createdToken struct {
 	UserData    string `json:"userData,omitempty"`
 }
 
-func (p *program) createToken(ctx context.Context, client *admin.Client, c *tokenCreation) error {
+func (p *program) createToken(ctx context.Context, client *admin.Client, c *tokenCreation) (err error) {
 	invitation, published := admin.Invitation{Node: c.node}, false
 	if c.line || c.userData {
-		var err error
 		if invitation.Cluster, published, err = client.ClusterForNodes(ctx); err != nil {
 			return err
 		}
@@ -127,6 +126,11 @@ func (p *program) createToken(ctx context.Context, client *admin.Client, c *toke
 	}
 	made := createdToken{Token: token.Bearer().Reveal(), TokenInfo: *about}
 	text := made.Token
+	defer func() {
+		if err != nil {
+			p.note("the bootstrap token "+token.ID+" was made all the same", "nodejoin token delete "+token.ID)
+		}
+	}()
 	if invitation.Cluster != nil {
 		invitation.Token, invitation.Expires = token, about.Expires
 		if err := p.readyToJoin(ctx, client, &invitation, published); err != nil {

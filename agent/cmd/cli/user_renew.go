@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -79,7 +78,7 @@ func (o *userOptions) renewalRequest(owned *issue.Owned, keep issue.Pending) (*c
 	if o.csrFile != "" {
 		return o.readCSR()
 	}
-	data, err := os.ReadFile(owned.KeyPath)
+	data, err := issue.ReadSmall(owned.KeyPath)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "have the key's owner make a request (openssl req -new -key KEY -subj ...), and give it with --csr", "the key of the kubeconfig %s cannot be read: %w", o.renew, err)
 	}
@@ -100,7 +99,7 @@ func (o *userOptions) readCSR() (*csr.Request, error) {
 	wrong := func(format string, args ...any) error {
 		return fault.New(fault.Usage, "have the key's owner make it anew: "+anew, "the request %s "+format, append([]any{o.csrFile}, args...)...)
 	}
-	data, err := os.ReadFile(o.csrFile)
+	data, err := issue.ReadSmall(o.csrFile)
 	if err != nil {
 		return nil, wrong("cannot be read: %w", err)
 	}
