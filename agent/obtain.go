@@ -333,7 +333,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 // without a thought: that the approver of the cluster does not do it is what the credential is bound for.
 func (a *Agent) howToApprove(p *csr.Progress) string {
 	approve := "kubectl certificate approve " + p.Name
-	if strings.HasPrefix(p.Username, nodeUser) && p.Username != nodeUser+a.node() {
+	if strings.HasPrefix(p.Username, bootstrap.NodeUser) && p.Username != bootstrap.NodeUser+a.node() {
 		return approve + ", if this is no theft of another node's credential"
 	}
 	return approve
@@ -352,9 +352,9 @@ func verified(app *application) string {
 func (k *keeper) tellBinding(app *application, username string) {
 	switch {
 	case app.way.own:
-	case username == nodeUser+k.agent.node():
+	case username == bootstrap.NodeUser+k.agent.node():
 		k.agent.tell(Notice{Text: "the credential is bound to this node: its user is " + username})
-	case strings.HasPrefix(username, nodeUser):
+	case strings.HasPrefix(username, bootstrap.NodeUser):
 		k.agent.tell(Notice{
 			Text:   fmt.Sprintf("the credential is bound to another node: its user is %s, and nobody approves by himself that it becomes %s", username, k.agent.node()),
 			Remedy: "give the name that it is for with --node-name, or have one made for this node: nodejoin bundle " + k.agent.node(),
@@ -404,15 +404,12 @@ func (k *keeper) refused(ctx context.Context, app *application, err error) error
 
 // whyRefused says what may be wrong with a credential that the API server does not know.
 func (k *keeper) whyRefused(ctx context.Context, app *application) string {
+	why := ""
 	if app.way.credential != nil {
 		ahead, _ := app.conn.Skew()
-		if proof, err := app.way.credential.Proof(ctx); err == nil {
-			if why := proof.Explain(k.agent.now(), ahead); why != "" {
-				return why
-			}
-		}
+		why = bootstrap.WhyRefused(ctx, app.way.credential, k.agent.now(), ahead)
 	}
-	return "it is wrong, expired, deleted or not meant for authentication"
+	return orDefault(why, "it is wrong, expired, deleted or not meant for authentication")
 }
 
 // failed sorts out how a request failed, other than by a refusal.

@@ -104,9 +104,9 @@ func (a *Agent) askAsNode(ctx context.Context, conn *bootstrap.Connection) (*pro
 		return nil, fmt.Errorf("cannot authenticate as the node: %w", err)
 	case err != nil:
 		return nil, err
-	case user.Username != nodeUser+a.node() || !slices.Contains(user.Groups, "system:nodes"):
+	case user.Username != bootstrap.NodeUser+a.node() || !slices.Contains(user.Groups, "system:nodes"):
 		return nil, fault.New(fault.Denied, "look at the API server's authentication configuration: something maps the certificate to another user",
-			"the API server takes this node for %q in %q instead of %q in system:nodes", user.Username, user.Groups, nodeUser+a.node())
+			"the API server takes this node for %q in %q instead of %q in system:nodes", user.Username, user.Groups, bootstrap.NodeUser+a.node())
 	}
 	return &proof{mayRotate: user.May(review.Rotate), accessErr: user.MayErr()}, nil
 }

@@ -18,9 +18,6 @@ import (
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
-// nodeUser is what the names of nodes begin with, as users (https://kubernetes.io/docs/reference/access-authn-authz/node/).
-const nodeUser = "system:node:"
-
 // source is a credential as it is configured. What it remembers, a token that is still good say, lasts as long as the
 // configuration.
 type source struct {
@@ -135,7 +132,7 @@ func (s *source) node() func(context.Context) (string, error) {
 		}
 		text, err := bootstrap.Claim(proof.Token, claim)
 		if err == nil {
-			text, err = csr.ParseNodeName(strings.TrimPrefix(text, nodeUser))
+			text, err = csr.ParseNodeName(strings.TrimPrefix(text, bootstrap.NodeUser))
 		}
 		if err != nil {
 			return "", fault.New(fault.Usage, "give the node's name with --node-name, or have the issuer put it into the claim "+claim, "the node's name is not in %s: %w", s.credential, err)

@@ -54,6 +54,15 @@ func (p *Proof) Explain(now time.Time, ahead time.Duration) string {
 	return ""
 }
 
+// WhyRefused says what may be wrong with a credential that a server does not know, as [Proof.Explain]; "" if nothing is known.
+func WhyRefused(ctx context.Context, c Credential, now time.Time, ahead time.Duration) string {
+	proof, err := c.Proof(ctx)
+	if err != nil {
+		return ""
+	}
+	return proof.Explain(now, ahead)
+}
+
 // ProofError is a failure to come by what a request should show: nothing was sent.
 type ProofError struct{ Err error }
 

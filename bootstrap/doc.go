@@ -7,6 +7,13 @@
 // [DiscoveryFile] of this machine) and [FromURL] (a discovery file from an https server). [Connect] runs one and
 // returns the cluster with a [Connection] to it.
 //
+// # Credentials
+//
+// A [Credential] is asked for its [Proof] at each request and at each handshake, so that what was replaced meanwhile is taken
+// up: a [BearerToken], a [BearerFile], a [CertificateFile], a [BasicAuth], or what the user of a [DiscoveryFile] has. Those
+// that take more than a file are in packages of their own, oidc and execplugin. One that is for a proxy in front of the
+// cluster goes [Via] that. EXAMPLES.md has each with the API server's arguments, the rights and the node's configuration.
+//
 // # What it promises
 //
 // Nothing is sent with a credential to a server that is not verified. A pin vouches for the certificates that it names

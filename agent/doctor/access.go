@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,7 +195,7 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 	who, err := e.review(ctx, &caller{conn: conn, transport: bootstrap.Authenticate(credential, conn)})
 	switch {
 	case errors.Is(err, csr.ErrUnauthorized):
-		f.add(Failure, credential.Remedy(), "%s is refused (401): %s", credential, e.whyRefused(ctx, credential))
+		f.add(Failure, credential.Remedy(), "%s is refused (401): %s", credential, cmp.Or(bootstrap.WhyRefused(ctx, credential, e.Now(), 0), "it expired, was deleted, or is of another cluster"))
 		return
 	case slices.Contains([]fault.Class{fault.Usage, fault.Refused, fault.Untrusted}, fault.ClassOf(err)):
 		f.fail(Failure, err, credential.Remedy())
@@ -216,16 +217,6 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 	if !who.May(review.Join) && !itself {
 		f.add(Warning, bind(who, "kubeadm:node-autoapprove-bootstrap", roleJoin), "nobody approves the requests of %q by itself, unless the cluster has an approver of its own: a person has to", who.Username)
 	}
-}
-
-// whyRefused says what may be wrong with a credential that the API server does not know.
-func (e *examination) whyRefused(ctx context.Context, credential bootstrap.Credential) string {
-	if proof, err := credential.Proof(ctx); err == nil {
-		if why := proof.Explain(e.Now(), 0); why != "" {
-			return why
-		}
-	}
-	return "it expired, was deleted, or is of another cluster"
 }
 
 // kubeadmGroup is the group that kubeadm's own bindings are for.

@@ -90,6 +90,9 @@ func TestUserDataRefuses(t *testing.T) {
 
 func TestSchema(t *testing.T) {
 	program, err := exec.LookPath("cloud-init")
+	if err != nil && os.Getenv("NODEJOIN_TEST_ALL") == "1" {
+		t.Fatalf("NODEJOIN_TEST_ALL is set, but there is no cloud-init: %v", err)
+	}
 	if err != nil {
 		t.Skip("cloud-init is not installed")
 	}
