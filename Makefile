@@ -8,6 +8,11 @@ RACE ?= $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && \
 PACKAGES ?= ./...
 TESTFLAGS ?=
 FUZZTIME ?= 30s
+# What `make packages` makes, OS/ARCH and deb, rpm, archive, sbom, and where: everything, in dist.
+PLATFORMS ?=
+FORMATS ?= deb rpm archive sbom
+DIST ?= dist
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 KEEP ?=
 STRATEGY ?=
 
@@ -30,7 +35,7 @@ export GO
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo bench lint fmt fuzz controlplane deps clean help
+.PHONY: build test demo bench packages lint fmt fuzz controlplane deps clean help
 
 build: ## compile bin/nodejoin: static, stripped, reproducible (VERSION, COMMIT)
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/nodejoin ./agent/cmd/nodejoin
@@ -46,6 +51,10 @@ demo: deps controlplane ## join a node to a real control plane, step by step (KE
 
 bench: deps build controlplane ## measure joining and waiting against the reference
 	$(GO) run ./test/bench
+
+packages: ## make dist: deb, rpm, archives, bill of materials, checksums (VERSION, PLATFORMS=linux/amd64, FORMATS=deb, DIST)
+	$(GO) run ./packaging/cmd/packages -version '$(VERSION)' -epoch '$(SOURCE_DATE_EPOCH)' -ldflags '$(LDFLAGS)' \
+		-platforms '$(PLATFORMS)' -formats '$(FORMATS)' -out '$(DIST)'
 
 lint: ## golangci-lint over this module; go vet over the nested ones
 	.ci/golangci-lint run ./...

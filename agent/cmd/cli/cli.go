@@ -94,6 +94,12 @@ func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
+// Command returns the commands, for their man pages and completions. It is not to be executed: [Main] does that.
+func Command() *cobra.Command {
+	p := &program{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}
+	return p.root()
+}
+
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nodejoin",
