@@ -12,6 +12,9 @@
 // Directories must belong to this user or root and be writable by nobody else, and the link must stay inside its
 // directory: a store that others can change is refused and not used.
 //
+// On Windows nothing has a mode: what is made here has an access control list of its own instead (package pending), only the
+// owner of a directory is looked at, and where no link can be made a copy stands in its place.
+//
 // # How it fails
 //
 // With the class [fault.Files] when a person must look at the files, [fault.Held] when another agent holds the lock,

@@ -10,9 +10,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
 // access is who may do what with a file.
@@ -41,16 +40,12 @@ func ReplaceSecret(path string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("cannot replace a secret: %w", err)
 	}
-	a := access{mode: info.Mode().Perm()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		a.owner = &Owner{UID: int(stat.Uid), GID: int(stat.Gid)}
-	}
-	return writeFile(path, data, a)
+	return writeFile(path, data, accessOf(info))
 }
 
 // stageFile makes data durable under a temporary name beside path, with its final mode before anything is written.
 // Temporary files that an earlier crash left are removed. place puts the file under path, discard lets go of it.
-func stageFile(path string, data []byte, a access) (*renameio.PendingFile, error) {
+func stageFile(path string, data []byte, a access) (*pending.File, error) {
 	f, err := newStaged(path, a.mode)
 	if err != nil {
 		return nil, err
@@ -77,16 +72,14 @@ var staging = struct {
 }{names: map[string]bool{}}
 
 // newStaged makes an empty temporary file for path, and removes those that a crash left.
-func newStaged(path string, mode fs.FileMode) (*renameio.PendingFile, error) {
+func newStaged(path string, mode fs.FileMode) (*pending.File, error) {
 	dir := filepath.Dir(path)
 	if err := sweep(dir, regexp.QuoteMeta(filepath.Base(path))); err != nil {
 		return nil, err
 	}
 	staging.Lock()
 	defer staging.Unlock()
-	// renameio creates with O_EXCL under a random name; by default it would stage in $TMPDIR and keep an existing
-	// file's mode.
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
+	f, err := pending.New(path, mode)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
@@ -95,7 +88,7 @@ func newStaged(path string, mode fs.FileMode) (*renameio.PendingFile, error) {
 }
 
 // place renames a staged file to path, durably.
-func place(f *renameio.PendingFile, path string) error {
+func place(f *pending.File, path string) error {
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
@@ -103,7 +96,7 @@ func place(f *renameio.PendingFile, path string) error {
 }
 
 // discard removes a staged file. After place it does nothing.
-func discard(f *renameio.PendingFile) error {
+func discard(f *pending.File) error {
 	defer func() {
 		staging.Lock()
 		defer staging.Unlock()
@@ -121,27 +114,16 @@ func swapLink(path, target string) error {
 	if err := os.Remove(staged); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove a leftover: %w", err)
 	}
-	if err := os.Symlink(target, staged); err != nil {
+	if err := makeLink(target, staged); err != nil {
 		return fmt.Errorf("cannot make a link for %s: %w", path, err)
 	}
-	if err := os.Rename(staged, path); err != nil {
+	if err := pending.Rename(staged, path); err != nil {
 		return fmt.Errorf("cannot replace %s: %w", path, err)
 	}
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes the names in a directory durable. Without it a file that was renamed into place can be missing after a
-// power cut, although its content was synced.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("cannot open the directory: %w", err)
-	}
-	if err := d.Sync(); err != nil {
-		return errors.Join(fmt.Errorf("cannot make %s durable: %w", dir, err), d.Close())
-	}
-	return d.Close()
-}
+func syncDir(dir string) error { return pending.SyncDir(dir) }
 
 // explain gives an error of the file system its class: a person must act where trying again cannot help. What may pass,
 // such as a full disk, stays as it is.
@@ -173,7 +155,7 @@ func sweep(dir, pattern string) error {
 	return nil
 }
 
-// leftovers returns the temporary files in a directory for a file whose name matches pattern: renameio and swapLink name
+// leftovers returns the temporary files in a directory for a file whose name matches pattern: package pending and swapLink name
 // them "." + name + digits.
 func leftovers(dir, pattern string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
@@ -227,7 +209,7 @@ func makeDir(dir string, mode fs.FileMode) (made []string, err error) {
 			return made, err
 		}
 	}
-	err = os.Mkdir(dir, mode)
+	err = pending.Mkdir(dir, mode)
 	switch {
 	case err == nil:
 		made = append(made, dir)
@@ -257,11 +239,6 @@ func checkDir(dir string) error {
 		return fault.New(fault.Files, "run as root, or give a directory that this user can reach", "cannot look at the directory: %w", err)
 	case !info.IsDir():
 		return fault.New(fault.Files, "move it out of the way", "%s is not a directory", dir)
-	case info.Mode().Perm()&0o022 != 0:
-		return fault.New(fault.Files, "chmod go-w "+dir+", after a look at what is in it", "the directory %s is writable by others (mode %#o)", dir, info.Mode().Perm())
 	}
-	if uid := int(ownerOf(info)); uid != 0 && uid != os.Geteuid() {
-		return fault.New(fault.Files, "chown root "+dir+", after a look at what is in it", "the directory %s belongs to another user (uid %d)", dir, uid)
-	}
-	return nil
+	return checkRights(dir, info)
 }

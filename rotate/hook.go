@@ -25,9 +25,6 @@ const (
 	// let go of its output.
 	hookGrace = 2 * time.Second
 
-	// hookPath is where the programs are, whatever the agent was started with.
-	hookPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 	hookOutput = 64 << 10 // bytes of a hook's output that are logged
 	hookLine   = 1 << 10  // bytes of one line of it
 	hookShort  = 64       // bytes that a line counts for at least, so that there are not too many
@@ -67,7 +64,8 @@ func (h Hook) Digest() string {
 // Run runs the command, without a shell, and waits for it. It gets nothing to read, an environment of its own that says
 // what changed and has nothing of the agent's, and a process group of its own. Its output goes to the log, a line a
 // message. When its time is over, or the context ends, it is asked to end (SIGTERM), and two seconds later it is killed,
-// each with its whole group. Processes that a hook leaves behind when it ends by itself go on.
+// each with its whole group. Processes that a hook leaves behind when it ends by itself go on. On Windows, where there are
+// neither groups nor signals, the command alone is ended, at once.
 //
 // An error says how it ended, and what it said last. It carries no class: a hook undoes nothing, and is run again.
 func (h Hook) Run(ctx context.Context, change Change, log *slog.Logger) error {
@@ -154,12 +152,12 @@ func (c Change) environment() []string {
 // findProgram returns the path of a program, which may be one already. The agent's own PATH is not asked: it may not be
 // what the hook's is.
 func findProgram(name string) (string, error) {
-	if strings.ContainsRune(name, '/') {
+	if strings.ContainsRune(name, '/') || filepath.IsAbs(name) {
 		return name, nil
 	}
 	for _, dir := range filepath.SplitList(hookPath) {
 		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && !info.IsDir() && info.Mode().Perm()&0o111 != 0 {
+		if info, err := os.Stat(path); err == nil && isProgram(info) {
 			return path, nil
 		}
 	}

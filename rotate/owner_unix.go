@@ -14,6 +14,37 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
+// accessOf returns who may do what with a file that is there.
+func accessOf(info fs.FileInfo) access {
+	a := access{mode: info.Mode().Perm()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		a.owner = &Owner{UID: int(stat.Uid), GID: int(stat.Gid)}
+	}
+	return a
+}
+
+// isOf reports whether a file has this mode and this owner.
+func (a access) isOf(info fs.FileInfo) bool {
+	return info.Mode().Perm() == a.mode && a.owner.owns(info)
+}
+
+// checkRights refuses a directory that another user can change.
+func checkRights(dir string, info fs.FileInfo) error {
+	if info.Mode().Perm()&0o022 != 0 {
+		return fault.New(fault.Files, "chmod go-w "+dir+", after a look at what is in it", "the directory %s is writable by others (mode %#o)", dir, info.Mode().Perm())
+	}
+	if uid := int(ownerOf(info)); uid != 0 && uid != os.Geteuid() {
+		return fault.New(fault.Files, "chown root "+dir+", after a look at what is in it", "the directory %s belongs to another user (uid %d)", dir, uid)
+	}
+	return nil
+}
+
+// copiesForLinks says whether what makeLink has made can be a copy.
+const copiesForLinks = false
+
+// makeLink makes a symbolic link.
+func makeLink(target, path string) error { return os.Symlink(target, path) }
+
 // ownerOf returns the user ID that owns a file.
 func ownerOf(info fs.FileInfo) uint32 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {

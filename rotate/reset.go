@@ -123,7 +123,11 @@ func (s *Store) whyLeave(state *State, path string) string {
 // whyLeaveLink is whyLeave of a link. One that does not lead to a file that goes was made by somebody else.
 func (s *Store) whyLeaveLink(state *State, path string) string {
 	target, err := os.Readlink(path)
-	if err != nil {
+	switch {
+	case err == nil:
+	case copiesForLinks && state.hasMade(fileDigest(path)):
+		return ""
+	default:
 		return "it is no link any more"
 	}
 	if !filepath.IsAbs(target) {
@@ -137,6 +141,16 @@ func (s *Store) whyLeaveLink(state *State, path string) string {
 		return "it leads to a file that was changed by somebody else"
 	}
 	return ""
+}
+
+// hasMade reports whether this program made a file with this content.
+func (state *State) hasMade(digest string) bool {
+	for _, digests := range state.Made {
+		if digest != "" && slices.Contains(strings.Fields(digests), digest) {
+			return true
+		}
+	}
+	return false
 }
 
 // ownFiles returns the files in the state directory, which is this program's alone, but for the state.

@@ -353,7 +353,7 @@ func (c aCopy) isStale() bool {
 		return true
 	}
 	info, err := os.Stat(c.path)
-	return err != nil || info.Mode().Perm() != c.mode || !c.owner.owns(info)
+	return err != nil || !c.isOf(info)
 }
 
 // WriteCopies writes the copies that are not the pair's.

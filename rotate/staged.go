@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
 // Staged is what surrounds a key pair, the CA bundle and the kubeconfig, durable under temporary names. It is made
 // while the request still waits for its certificate, so that little is left to do once that is there.
 type Staged struct {
 	store          *Store
-	ca, kubeconfig *renameio.PendingFile
+	ca, kubeconfig *pending.File
 	content        map[string][]byte // of both, by path
 }
 

@@ -344,8 +344,7 @@ func newSurvey(paths []string) survey {
 // follow goes the way to a file as far as there is one, as the kernel does it (path_resolution(7)).
 func (s *survey) follow(i int, path string) {
 	const maxLinks = 40
-	_, root, _ := lstat("/")
-	dir, rest := s.enter("/", root), strings.Split(path, "/")
+	dir, rest := s.enterRoot(path)
 	for links := 0; len(rest) > 0 && links <= maxLinks; {
 		name := rest[0]
 		rest = rest[1:]
@@ -363,10 +362,11 @@ func (s *survey) follow(i int, path string) {
 		switch kind {
 		case aLink:
 			links++
-			rest = append(strings.Split(target, "/"), rest...)
+			way := strings.Split(filepath.FromSlash(target), string(filepath.Separator))
 			if filepath.IsAbs(target) {
-				dir = "/"
+				dir, way = s.enterRoot(target)
 			}
+			rest = append(way, rest...)
 		case aDirectory:
 			if len(rest) > 0 {
 				dir = s.enter(here, number)
@@ -375,6 +375,14 @@ func (s *survey) follow(i int, path string) {
 			return // the file, or nothing yet
 		}
 	}
+}
+
+// enterRoot enters the root directory of an absolute path, on Windows that of its drive, and returns the way from there.
+func (s *survey) enterRoot(path string) (root string, way []string) {
+	drive := filepath.VolumeName(path)
+	root = drive + string(filepath.Separator)
+	_, number, _ := lstat(root)
+	return s.enter(root, number), strings.Split(filepath.FromSlash(path[len(drive):]), string(filepath.Separator))
 }
 
 func (s *survey) enter(dir string, number inode) string {

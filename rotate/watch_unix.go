@@ -11,10 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Look is what could be seen of some files at one time without reading them. Two looks that are equal are of files that
-// nobody changed: each change of a file moves its ctime, which nobody can set.
-type Look struct{ files []glance }
-
 // glance is what was seen of one file.
 type glance struct {
 	path         string
@@ -28,31 +24,6 @@ type glance struct {
 
 // inode is a file's or directory's own number, whatever its names.
 type inode struct{ device, number uint64 }
-
-// LookAt looks at files. It costs two system calls for each, and two for each link.
-func LookAt(paths []string) Look {
-	files := make([]glance, len(paths))
-	for i, path := range paths {
-		files[i] = glanceAt(path)
-	}
-	return Look{files}
-}
-
-// Changed returns those of the files of a later look that are not what they were, among them all that were not looked
-// at before.
-func (l Look) Changed(now Look) []string {
-	before := make(map[string]glance, len(l.files))
-	for _, file := range l.files {
-		before[file.path] = file
-	}
-	var changed []string
-	for _, file := range now.files {
-		if was, known := before[file.path]; !known || was != file {
-			changed = append(changed, file.path)
-		}
-	}
-	return changed
-}
 
 // glanceAt follows the links at the path itself. Those of its directories are the kernel's to follow: where they lead
 // elsewhere, the file that is found is another.
@@ -98,16 +69,6 @@ func uninterrupted(do func() error) unix.Errno {
 func inodeOf(st *unix.Stat_t) inode {
 	return inode{uint64(st.Dev), uint64(st.Ino)} //nolint:unconvert // of other types elsewhere
 }
-
-// found is a kind of what is found under a name.
-type found int
-
-const (
-	nothing found = iota // or what cannot be looked at
-	aFile                // or anything else
-	aDirectory
-	aLink
-)
 
 // lstat looks at a name, without following it. target is a link's.
 func lstat(path string) (kind found, number inode, target string) {
