@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-
-	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
 // ReadSecret reads a file that holds a credential, of at most limit bytes. It may be a chain of symbolic links, as in a
@@ -44,13 +42,4 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return data, info.Mode(), err
-}
-
-// checkSecrecy refuses a file with a secret that every user of this machine can read or write.
-func checkSecrecy(path string, mode fs.FileMode) error {
-	if mode.Perm()&0o007 != 0 {
-		return fault.New(fault.Usage, "chmod 0600 "+path+", and consider what is in it known: make another",
-			"the file %s holds a secret and is open to every user of this machine (mode %#o)", path, mode.Perm())
-	}
-	return nil
 }

@@ -9,7 +9,8 @@
 //
 // The program gets nothing to read, an environment of its own, and a time limit, after which it is killed with all that it
 // has started. What it prints is used until it expires, and asked for anew after [Credential.Forget]. A program that others
-// could have changed is not run. What it prints is in no error.
+// could have changed is not run. What it prints is in no error. On Windows the program is killed alone, and who could have
+// changed it is not looked at.
 //
 // # How it fails
 //
@@ -23,13 +24,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	auth "k8s.io/client-go/pkg/apis/clientauthentication/v1"
@@ -44,9 +43,6 @@ const (
 	maxOutput  = 1 << 20 // bytes; a real one is a few kilobytes
 	leeway     = 10 * time.Second
 	grace      = time.Second // what a killed program's descendants have to let go of its output
-
-	// path is where the programs are that the plugin runs, whatever the agent was started with.
-	path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
 // Config says what is run.
@@ -75,7 +71,7 @@ func (c *Credential) String() string { return "the credential of the program " +
 
 // Remedy implements [bootstrap.Credential].
 func (c *Credential) Remedy() string {
-	words := []string{"KUBERNETES_EXEC_INFO=" + fault.Word(info), fault.Word(filepath.Join("/", c.config.Dir, c.config.Program))}
+	words := []string{"KUBERNETES_EXEC_INFO=" + fault.Word(info), fault.Word(filepath.Join(top, c.config.Dir, c.config.Program))}
 	for _, arg := range c.config.Args {
 		words = append(words, fault.Word(arg))
 	}
@@ -119,32 +115,8 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 // info is what a plugin is told. Nobody is there to be asked, and what it prints must be of this version.
 const info = `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","spec":{"interactive":false}}`
 
-// alive is how often it is told that a plugin runs, which may do so for as long as the operator allows.
-const alive = 20 * time.Second
-
-// runUnder runs a program. Within its time limit that is progress, see [bootstrap.Progress].
-func runUnder(limited context.Context, cmd *exec.Cmd) error {
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	ticker := time.NewTicker(alive)
-	defer ticker.Stop()
-	for {
-		bootstrap.Progress(limited)
-		select {
-		case err := <-ended:
-			return err
-		case <-limited.Done():
-			return <-ended
-		case <-ticker.C:
-		}
-	}
-}
-
 func (c *Credential) run(ctx context.Context) ([]byte, error) {
-	program, err := check(filepath.Join("/", c.config.Dir, c.config.Program))
+	program, err := check(filepath.Join(top, c.config.Dir, c.config.Program))
 	if err != nil {
 		return nil, fault.New(fault.Usage, "give a program that root owns and nobody else can write to", "the credential plugin is not run: %w", err)
 	}
@@ -155,11 +127,11 @@ func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	cmd.Args[0] = c.config.Program                                 // a program may go by the name that it is called by
 	cmd.Dir, cmd.Stdout, cmd.WaitDelay = "/", out, grace
 	cmd.Env = append([]string{"PATH=" + path, "HOME=/", "LANG=C", "KUBERNETES_EXEC_INFO=" + info}, c.config.Env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err = runUnder(limited, cmd)
+	ownGroup(cmd)
+	cmd.Cancel = func() error { return killGroup(cmd) }
+	err = cmd.Run()
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind; mostly there is nothing
+		_ = killGroup(cmd) // what it left behind; mostly there is nothing
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -185,7 +157,7 @@ func check(program string) (string, error) {
 	}
 	if info, err := os.Stat(file); err != nil {
 		return "", err
-	} else if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+	} else if !isProgram(info) {
 		return "", fmt.Errorf("%s is no program", file)
 	}
 	for _, name := range append(above(program), append(above(file), file)...) {
@@ -193,12 +165,8 @@ func check(program string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		owner, ok := info.Sys().(*syscall.Stat_t)
-		switch {
-		case ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
-			return "", fmt.Errorf("%s belongs to the user %d", name, owner.Uid)
-		case info.Mode().Perm()&0o022 != 0 && (!info.IsDir() || info.Mode()&fs.ModeSticky == 0):
-			return "", fmt.Errorf("others can write to %s (mode %#o)", name, info.Mode().Perm())
+		if err := checkRights(name, info); err != nil {
+			return "", err
 		}
 	}
 	return file, nil
@@ -209,7 +177,7 @@ func above(path string) []string {
 	var dirs []string
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		dirs = append([]string{dir}, dirs...)
-		if dir == "/" {
+		if dir == filepath.Dir(dir) {
 			return dirs
 		}
 	}
