@@ -191,12 +191,19 @@ func (o Options) checkPaths(c *Config) error {
 		{"--state-dir", o.StateDir, DefaultStateDir, &c.paths.StateDir},
 		{"--runtime-dir", o.RuntimeDir, DefaultRuntimeDir, &c.runtimeDir},
 		{"--kubelet-config", o.KubeletConfig, DefaultKubeletConfig, &c.kubeletConfig},
-		{"--root", o.Root, "/", &c.paths.Root},
+		{"--root", o.Root, config.DefaultRoot, &c.paths.Root},
 	} {
-		*path.into = filepath.Clean(orDefault(path.value, path.fallback))
+		*path.into = orDefault(path.value, path.fallback)
+		if *path.into == "" {
+			continue
+		}
+		*path.into = filepath.Clean(*path.into)
 		if !filepath.IsAbs(*path.into) {
 			return fault.New(fault.Usage, "give an absolute path", "%s is the relative path %q: it would move with the working directory", path.name, path.value)
 		}
+	}
+	if c.paths.Root != "" && config.DefaultRoot == "" {
+		return fault.New(fault.Usage, "give each path on its own", "--root cannot be put before a path that has a drive")
 	}
 	c.runtimeDir = filepath.Join(c.paths.Root, c.runtimeDir)
 	return nil

@@ -61,5 +61,5 @@ func (i *Invitation) UserData() ([]byte, error) {
 	return cloudinit.UserData(comment, &config.File{
 		NodeName: i.Node,
 		Cluster:  config.Cluster{Servers: []string{i.Cluster.Endpoints[0].String()}, TLSServerName: i.Cluster.TLSServerName, CACertHashes: PinsOf(i.Cluster)},
-	}, cloudinit.Secret{Path: config.DefaultTokenFile, Content: []byte(i.Token.Bearer().Reveal())})
+	}, cloudinit.Secret{Path: cloudinit.TokenFile, Content: []byte(i.Token.Bearer().Reveal())})
 }

@@ -376,12 +376,12 @@ func checkPath(path string) error {
 		return fmt.Errorf("the path %s has control characters in it", quote(path))
 	case len(path) > longestPath:
 		return fmt.Errorf("the path has more than %d bytes", longestPath)
-	case !filepath.IsAbs(path):
+	case !isAbsolute(path):
 		return fmt.Errorf("the path %s is not absolute", quote(path))
 	case path == "/":
 		return errors.New("the path is the root directory")
-	case filepath.Clean(path) != path:
-		return fmt.Errorf("the path %s is not in its simplest form: write %s", quote(path), quote(filepath.Clean(path)))
+	case clean(path) != path:
+		return fmt.Errorf("the path %s is not in its simplest form: write %s", quote(path), quote(clean(path)))
 	}
 	return nil
 }

@@ -35,14 +35,6 @@ const (
 
 // Defaults that more than this package may need.
 const (
-	DefaultPath          = "/etc/nodejoin/config.yaml"
-	DefaultTokenFile     = "/etc/nodejoin/token" //nolint:gosec // a path
-	DefaultKubeconfig    = "/etc/kubernetes/kubelet.conf"
-	DefaultCertDir       = "/var/lib/kubelet/pki"
-	DefaultCAFile        = "/etc/kubernetes/pki/ca.crt"
-	DefaultStateDir      = "/var/lib/nodejoin"
-	DefaultRuntimeDir    = "/run/nodejoin"
-	DefaultKubeletConfig = "/var/lib/kubelet/config.yaml"
 	DefaultListen        = "127.0.0.1:10263"
 	DefaultMinPercent    = 70
 	DefaultMaxPercent    = 90

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
@@ -50,16 +49,11 @@ func read(path string) ([]byte, error) {
 
 // checkFile refuses what is no file, and what another user can change.
 func checkFile(path string, info fs.FileInfo) (remedy string, err error) {
-	owner := ownerOf(info)
 	switch {
 	case !info.Mode().IsRegular():
 		return "name a file with --config", fmt.Errorf("%s is not a regular file", path)
 	case info.Size() > MaxSize: // Parse says so of what grows meanwhile
 		return "name another file with --config", fmt.Errorf("%s is larger than %d bytes", path, MaxSize)
-	case info.Mode().Perm()&0o022 != 0:
-		return "chmod go-w " + path + ", after a look at what is in it", fmt.Errorf("%s is writable by others (mode %#o)", path, info.Mode().Perm())
-	case owner != 0 && owner != os.Geteuid():
-		return "chown root " + path + ", after a look at what is in it", fmt.Errorf("%s belongs to another user (uid %d)", path, owner)
 	}
-	return "", nil
+	return checkRights(path, info)
 }

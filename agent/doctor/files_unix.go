@@ -121,8 +121,8 @@ func ownerOf(info fs.FileInfo) uint32 {
 func deviceOf(path string) uint64 {
 	for {
 		info, err := os.Stat(path)
-		if stat, ok := sysOf(info); ok && err == nil {
-			return uint64(stat.Dev) //nolint:unconvert // it is an int32 elsewhere
+		if device, _, ok := numberOf(info); ok && err == nil {
+			return device
 		}
 		if path == filepath.Dir(path) {
 			return 0
@@ -131,12 +131,16 @@ func deviceOf(path string) uint64 {
 	}
 }
 
-func sysOf(info fs.FileInfo) (*syscall.Stat_t, bool) {
+// numberOf returns the device and the number of a file.
+func numberOf(info fs.FileInfo) (device, inode uint64, ok bool) {
 	if info == nil {
-		return nil, false
+		return 0, 0, false
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return stat, ok
+	if !ok {
+		return 0, 0, false
+	}
+	return uint64(stat.Dev), stat.Ino, true //nolint:unconvert // it is an int32 elsewhere
 }
 
 // What is left on a file system: a new identity takes a few files of a few kilobytes.

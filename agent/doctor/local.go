@@ -221,12 +221,12 @@ func (e *examination) checkLock(ctx context.Context, f *findings) {
 		return
 	}
 	info, err := os.Stat(e.on(e.Paths.StateDir))
-	stat, ok := sysOf(info)
+	device, inode, ok := numberOf(info)
 	if err != nil || !ok {
 		f.ok("no agent holds this machine: there is no %s", e.on(e.Paths.StateDir))
 		return
 	}
-	pid := e.holder(string(locks), uint64(stat.Dev), stat.Ino) //nolint:unconvert // it is an int32 elsewhere
+	pid := e.holder(string(locks), device, inode)
 	if pid == 0 {
 		f.ok("no agent holds this machine")
 		return

@@ -6,11 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
-
-	"github.com/google/renameio/v2"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
 // Absent refuses a path at which there is something already. It is for before anything is asked for: [Create] looks again.
@@ -30,7 +28,7 @@ func Absent(path, remedy string) error {
 
 // Create writes a file that only this user may read, durably, and never over another.
 func Create(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	f, err := pending.Create(path)
 	if err != nil {
 		return filesFault(err)
 	}
@@ -55,13 +53,13 @@ func Replace(path string, data []byte) error {
 	if err != nil {
 		return filesFault(err)
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
+	f, err := pending.New(path, 0o600)
 	if err != nil {
 		return filesFault(err)
 	}
 	defer func() { _ = f.Cleanup() }() // does nothing when the file is in its place
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
-		if err := f.Chown(int(stat.Uid), int(stat.Gid)); err != nil {
+	if uid, gid := ownerOf(info); uid != os.Geteuid() {
+		if err := f.Chown(uid, gid); err != nil {
 			return filesFault(fmt.Errorf("cannot give %s to its owner: %w", path, err))
 		}
 	}
@@ -75,11 +73,10 @@ func Replace(path string, data []byte) error {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
+	if err := pending.SyncDir(dir); err != nil {
 		return filesFault(err)
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 func filesFault(err error) error {

@@ -79,7 +79,7 @@ func request(ctx context.Context, socket, method, path, body string) ([]byte, er
 // explain says what it means that the agent could not be asked.
 func explain(err error, socket string) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNobody), errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w (%w)", ErrNotRunning, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fault.New(fault.Usage, "run it as root, or as the user that the agent runs as", "this user may not ask the agent: %w", err)

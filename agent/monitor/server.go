@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -95,7 +94,7 @@ func opener(address string) (func(context.Context) (net.Listener, error), error)
 	}
 	return func(ctx context.Context) (net.Listener, error) {
 		opened, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if errors.Is(err, syscall.EADDRINUSE) {
+		if errors.Is(err, errInUse) {
 			return nil, fault.New(fault.Usage, "see who has it (ss -ltnp), or give another address as metrics.listen", "%w", err)
 		}
 		return opened, err

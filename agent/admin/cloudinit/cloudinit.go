@@ -19,6 +19,9 @@ import (
 // configFile is where nodejoin looks for its configuration.
 const configFile = "/etc/nodejoin/config.yaml"
 
+// TokenFile is where it looks for a bootstrap token. It is a path of the new machine's, whatever writes the user data.
+const TokenFile = "/etc/nodejoin/token" //nolint:gosec // a path
+
 // Secret is a file that only root may read.
 type Secret struct {
 	Path    string // absolute

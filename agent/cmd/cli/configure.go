@@ -57,7 +57,7 @@ func (p *program) configFile(root string) (path string, named bool) {
 
 func orRoot(root string) string {
 	if root == "" {
-		return "/"
+		return config.DefaultRoot
 	}
 	return root
 }
