@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
@@ -28,6 +29,7 @@ type Daemon struct {
 	Idle func(idle bool)
 	Log  *slog.Logger
 
+	serving atomic.Pointer[Agent] // the agent that runs now
 	lock    *rotate.Lock
 	seen    rotate.Look // the configuration file, when it was read last
 	filled  bool        // the one that is in use has something in it
@@ -49,7 +51,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.lock, err = a.store.Lock(); err != nil {
 		return err
 	}
+	feeding, stop := context.WithCancel(ctx)
+	var feeder sync.WaitGroup
+	defer feeder.Wait()
+	defer stop()
+	d.serving.Store(a)
+	feeder.Go(func() { d.feedWatchdog(feeding) })
 	for a != nil {
+		d.serving.Store(a)
 		a.board.loaded, d.filled = a.now(), sizeOf(d.ConfigFile) != 0
 		next := a.serve(ctx, d)
 		if next != nil {
@@ -58,6 +67,19 @@ func (d *Daemon) Run(ctx context.Context) error {
 		a = next
 	}
 	return d.lock.Unlock()
+}
+
+// feedWatchdog tells systemd each time that the slowest of the agent's loops has got on, which each of them does once a
+// minute: one that is stuck is restarted with the program. It is no part of an agent, so that it watches the change from
+// one to the next, too.
+func (d *Daemon) feedWatchdog(ctx context.Context) {
+	w := systemd.Watchdog{
+		Beat:  func() time.Time { return d.serving.Load().Snapshot().Beat },
+		Pause: func() time.Duration { return d.serving.Load().untilCheck(time.Time{}) },
+	}
+	if err := w.Run(ctx); err != nil {
+		d.Log.Warn("the service manager's watchdog cannot be fed", "err", err)
+	}
 }
 
 // load reads the configuration. What the file looks like is noted before: a change that comes meanwhile is seen later.

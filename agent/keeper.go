@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/status"
+	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/rotate"
 )
@@ -453,6 +454,7 @@ func (k *keeper) wake() {
 
 // run keeps the certificate until ctx ends.
 func (k *keeper) run(ctx context.Context) {
+	ctx = bootstrap.WithProgress(ctx, k.beat)
 	pause, spent := backoff{}, backoff{first: time.Second, longest: time.Hour}
 	for ctx.Err() == nil {
 		k.beat()

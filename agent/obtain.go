@@ -294,6 +294,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 	k.unsent = false
 	var pause backoff
 	for refusals := 1; ; refusals++ {
+		k.beat()
 		client, err := csr.NewClient(app.conn.Endpoint().URL(), app.way.authenticate(app.conn), k.agent.config.userAgent)
 		if err != nil {
 			return nil, err

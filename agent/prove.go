@@ -83,6 +83,7 @@ func (a *Agent) authenticate(ctx context.Context, cluster *bootstrap.Cluster, pa
 	defer func() { a.notesSkew(conn) }()
 	var pause backoff
 	for attempt := 1; ; attempt++ {
+		bootstrap.Progress(ctx)
 		proof, err := a.askAsNode(ctx, conn)
 		if refused := errors.Is(err, csr.ErrUnauthorized) || errors.Is(err, review.ErrForbidden); !refused || attempt == refusalLimit {
 			return proof, err

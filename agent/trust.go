@@ -18,6 +18,8 @@ func (a *Agent) followTrust(ctx context.Context) {
 	if a.config.options.FixedTrust {
 		return
 	}
+	ctx = bootstrap.WithProgress(ctx, func() { a.beat("trust") })
+	bootstrap.Progress(ctx)
 	f := &follower{agent: a}
 	pause := backoff{first: time.Second, longest: mostTrustPause}
 	for ctx.Err() == nil {

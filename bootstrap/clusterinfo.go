@@ -75,6 +75,7 @@ func (d *ByToken) Discover(ctx context.Context) (*Cluster, error) {
 	}
 	var failures []error
 	for i, server := range d.Site.Endpoints {
+		Progress(ctx)
 		cluster, err := d.ask(ctx, server)
 		if err == nil {
 			d.stuckSince = time.Time{}

@@ -262,6 +262,7 @@ func (c *Connection) dialInTurn(ctx context.Context) (*dialed, error) {
 	var failures []error
 	for range c.Endpoints {
 		endpoint := c.Endpoint()
+		Progress(ctx)
 		conn, err := c.dial(ctx, endpoint, c.transport(ctx, endpoint))
 		if err != nil && ctx.Err() != nil {
 			return nil, context.Cause(ctx)

@@ -201,8 +201,8 @@ func (r *Request) known() bool {
 	return r.Approved || !r.Created.IsZero() || !r.Since.IsZero()
 }
 
-// usable says whether a certificate can authenticate, by its dates as well as by its state, which may be a minute old.
-func (c *Certificate) usable(now time.Time) bool {
+// Usable reports whether a certificate can authenticate, by its dates as well as by its state, which may be a minute old.
+func (c *Certificate) Usable(now time.Time) bool {
 	return slices.Contains([]State{Valid, Due}, c.State) && !c.expired(now) && !now.Before(c.NotBefore)
 }
 

@@ -570,3 +570,40 @@ func TestLongLists(t *testing.T) {
 		}
 	}
 }
+
+// What concerns one certificate: what is wrong with the others is left out, but for the node's as long as nothing can be
+// requested with it.
+func TestAbout(t *testing.T) {
+	both := func(how func(s *Status)) *Status {
+		s := healthy()
+		s.Certificates = append(s.Certificates, serving(nil))
+		return change(s, how)
+	}
+	failing := &Problem{Text: "the disk is full", Remedy: "make room", Class: fault.Files, Certificate: "kubelet-client"}
+	for _, test := range []struct {
+		name, about string
+		s           *Status
+		class       fault.Class
+		want        string
+	}{
+		{"all is well", "kubelet-client", both(func(*Status) {}), 0, ""},
+		{"the other waits", "kubelet-client", both(func(s *Status) { s.Certificates[1] = serving(waitingFor(false, "system:node:node-7", time.Hour)) }), 0, ""},
+		{"it waits", "kubelet-serving", both(func(s *Status) { s.Certificates[1] = serving(waitingFor(false, "system:node:node-7", time.Hour)) }), fault.Unapproved, "nobody has approved"},
+		{"the node's fails, and works", "kubelet-serving", both(func(s *Status) { s.Certificates[0].Problem, s.Problem = failing, failing }), fault.Unexpected, "kubelet-serving: there is no certificate"},
+		{"the node's fails", "kubelet-client", both(func(s *Status) { s.Certificates[0].Problem, s.Problem = failing, failing }), fault.Files, "the disk is full"},
+		{"the node's does not work", "kubelet-serving", both(func(s *Status) { s.Certificates[0].State = Refused }), fault.Refused, "kubelet-client: "},
+		{"the bundle is not followed", "kubelet-client", both(func(s *Status) { s.CA.Problem = failing }), 0, ""},
+		{"the loop is stuck", "kubelet-client", both(func(s *Status) { s.Beat = ago(time.Hour) }), fault.Unexpected, "no progress"},
+		{"the clock is off", "kubelet-client", both(func(s *Status) { s.ClockSkew = time.Hour }), fault.Unexpected, "clock"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.s.About(test.about, now).Fault(now)
+			if fault.ClassOf(err) != test.class || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, of class %d", err, fault.ClassOf(err))
+			}
+		})
+	}
+	if c := healthy().Certificate("kubelet-serving"); c != nil {
+		t.Errorf("there is %+v", c)
+	}
+}

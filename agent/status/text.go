@@ -128,7 +128,7 @@ func (c *Certificate) write(p *page, byKubelet bool) {
 }
 
 func (c *Certificate) stateInWords(now time.Time) string {
-	if (c.State == Valid || c.State == Due) && !c.usable(now) { // until a moment ago
+	if (c.State == Valid || c.State == Due) && !c.Usable(now) { // until a moment ago
 		return "not valid: " + c.inWords(now)
 	}
 	return string(c.State) + optional(": ", c.Message)

@@ -38,9 +38,47 @@ func (s *Status) Exit(now time.Time) fault.Class {
 	return 0
 }
 
+// Fault returns what is wrong or waited for first of all as an error with its class and its remedy; nil where nothing is.
+func (s *Status) Fault(now time.Time) error {
+	findings := s.findings(now, inStamps)
+	if len(findings) == 0 {
+		return nil
+	}
+	f := &findings[0]
+	return fault.New(max(f.class, fault.Unexpected), f.remedy, "%s%s", f.line(), f.aside)
+}
+
+// Certificate returns what is known of a certificate; nil where none of the name is kept.
+func (s *Status) Certificate(name string) *Certificate {
+	for i := range s.Certificates {
+		if s.Certificates[i].Name == name {
+			return &s.Certificates[i]
+		}
+	}
+	return nil
+}
+
+// About returns what concerns one certificate: the status without the others, but for the node's, which they are
+// requested with as long as they cannot be used.
+func (s *Status) About(name string, now time.Time) *Status {
+	about := *s
+	about.Certificates = nil
+	c := s.Certificate(name)
+	for i := range s.Certificates {
+		if other := &s.Certificates[i]; other == c || i == 0 && !other.Usable(now) {
+			about.Certificates = append(about.Certificates, *other)
+		}
+	}
+	about.CA.Problem = nil
+	if about.Problem != nil && about.Problem.Certificate != name {
+		about.Problem = nil
+	}
+	return &about
+}
+
 // Ready reports whether the node's client certificate can be used.
 func (s *Status) Ready(now time.Time) bool {
-	return len(s.Certificates) != 0 && s.Certificates[0].usable(now)
+	return len(s.Certificates) != 0 && s.Certificates[0].Usable(now)
 }
 
 // Alive reports whether the loop has made progress within [StaleAfter], or has just been started. Where the times have
@@ -153,7 +191,7 @@ func (s *Status) findings(now time.Time, tell timekeeping) []finding {
 		switch {
 		case c.Request != nil:
 			all = append(all, c.waits(now, tell))
-		case c.Problem == nil && !c.usable(now):
+		case c.Problem == nil && !c.Usable(now):
 			all = append(all, c.unusable(now, s.Running))
 		}
 	}
@@ -176,7 +214,7 @@ func essence(p *Problem) Problem {
 func (c *Certificate) waits(now time.Time, tell timekeeping) finding {
 	r := c.Request
 	f := finding{about: c.Name, class: fault.Unapproved}
-	if c.usable(now) {
+	if c.Usable(now) {
 		f.class = 0
 	}
 	since := r.Since

@@ -115,6 +115,30 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 // info is what a plugin is told. Nobody is there to be asked, and what it prints must be of this version.
 const info = `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","spec":{"interactive":false}}`
 
+// alive is how often it is told that a plugin runs, which may do so for as long as the operator allows.
+const alive = 20 * time.Second
+
+// runUnder runs a program. Within its time limit that is progress, see [bootstrap.Progress].
+func runUnder(limited context.Context, cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	ticker := time.NewTicker(alive)
+	defer ticker.Stop()
+	for {
+		bootstrap.Progress(limited)
+		select {
+		case err := <-ended:
+			return err
+		case <-limited.Done():
+			return <-ended
+		case <-ticker.C:
+		}
+	}
+}
+
 func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	program, err := check(filepath.Join(top, c.config.Dir, c.config.Program))
 	if err != nil {
@@ -129,7 +153,7 @@ func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	cmd.Env = append([]string{"PATH=" + path, "HOME=/", "LANG=C", "KUBERNETES_EXEC_INFO=" + info}, c.config.Env...)
 	ownGroup(cmd)
 	cmd.Cancel = func() error { return killGroup(cmd) }
-	err = cmd.Run()
+	err = runUnder(limited, cmd)
 	if cmd.Process != nil {
 		_ = killGroup(cmd) // what it left behind; mostly there is nothing
 	}

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -43,6 +48,7 @@ var daemonCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"balancer":  cmdBalancer,
 	"race":      cmdRace,
 	"interrupt": cmdInterrupt,
+	"reveals":   cmdReveals,
 }
 
 func init() { maps.Copy(commands, daemonCommands) }
@@ -61,7 +67,8 @@ func cmdConfigure(ts *testscript.TestScript, _ bool, args []string) {
 // agent start [ARG...] starts the agent of the machine at ROOT in the background, or the one of this machine that has another
 // --config; what it says goes to the end of agent.log.
 // agent stop ends it with SIGTERM: within 5 s, with status 0. agent kill ends it with SIGKILL. agent hup sends SIGHUP.
-// agent ends CODE waits until it has ended by itself.
+// agent abort does what systemd's watchdog does: SIGABRT, which must end it by that signal. agent ends CODE waits until it has
+// ended by itself.
 func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 	s := storyOf(ts)
 	if s.agent == nil {
@@ -90,6 +97,12 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 		s.agent.Kill()
 	case verb == "hup":
 		ts.Check(signalTo(s.agent, "HUP"))
+	case verb == "abort":
+		ts.Check(signalTo(s.agent, "ABRT"))
+		<-s.agent.Done()
+		if exit, ok := errors.AsType[*exec.ExitError](s.agent.Err()); !ok || !exit.Sys().(syscall.WaitStatus).Signaled() {
+			ts.Fatalf("SIGABRT has ended it with: %v", s.agent.Err())
+		}
 	case verb == "ends" && len(rest) == 1:
 		want, err := strconv.Atoi(rest[0])
 		ts.Check(err)
@@ -104,7 +117,40 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("the agent has ended with status %d instead of %d", code, want)
 		}
 	default:
-		ts.Fatalf("usage: agent start [ARG...] | stop | kill | hup | ends CODE")
+		ts.Fatalf("usage: agent start [ARG...] | stop | kill | abort | hup | ends CODE")
+	}
+}
+
+// reveals FILE SECRETS... finds secrets in a file: as they are, or eight bytes of one as a word of memory, as a stack trace shows
+// arguments and registers. A secret that is a file's name is the key in it.
+func cmdReveals(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: reveals FILE SECRET...")
+	}
+	text := ts.ReadFile(args[0])
+	var found []string
+	for _, secret := range args[1:] {
+		data := []byte(secret)
+		if filepath.IsAbs(secret) {
+			block, _ := pem.Decode([]byte(ts.ReadFile(secret)))
+			key, err := x509.ParseECPrivateKey(block.Bytes)
+			ts.Check(err)
+			data, err = key.Bytes()
+			ts.Check(err)
+		}
+		if strings.Contains(text, string(data)) || strings.Contains(text, base64.StdEncoding.EncodeToString(data)) {
+			found = append(found, "as it is")
+		}
+		for i := range len(data) - 7 {
+			for _, word := range []uint64{binary.LittleEndian.Uint64(data[i:]), binary.BigEndian.Uint64(data[i:])} {
+				if strings.Contains(text, fmt.Sprintf("%x", word)) {
+					found = append(found, fmt.Sprintf("the word %x, at byte %d", word, i))
+				}
+			}
+		}
+	}
+	if (len(found) != 0) == neg {
+		ts.Fatalf("revealed: %q", found)
 	}
 }
 

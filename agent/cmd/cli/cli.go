@@ -117,8 +117,9 @@ func (p *program) root() *cobra.Command {
 	flags.StringVar(&p.logFormat, "log-format", "text", "format of the log on standard error: text or json")
 	flags.CountVarP(&p.verbosity, "verbose", "v", "log more; twice for everything")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return p.checkCommon() }
-	root.AddCommand(p.joinCommand(), p.runCommand(), p.statusCommand(), p.doctorCommand(), p.bundleCommand(), p.userCommand(), p.resetCommand(), p.configCommand(),
-		p.tokenCommand(), p.manifestsCommand(), p.clusterInfoCommand(), p.versionCommand())
+	root.AddCommand(p.joinCommand(), p.runCommand(), p.statusCommand(), p.waitCommand(), p.doctorCommand(), p.bundleCommand(), p.userCommand(), p.resetCommand(), p.configCommand(),
+		p.tokenCommand(), p.manifestsCommand(), p.clusterInfoCommand(), p.completionCommand(), p.versionCommand())
+	p.complete(root)
 	return root
 }
 

@@ -57,6 +57,12 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"version", "-o", "yaml"}, 0, "commit: unknown\n"},
 		{[]string{"version", "extra"}, 2, ""},
 		{[]string{"nothing"}, 2, ""},
+		{[]string{"completion", "bash"}, 0, "# bash completion V2 for nodejoin"},
+		{[]string{"completion", "zsh"}, 0, "#compdef nodejoin"},
+		{[]string{"completion", "fish"}, 0, "# fish completion for nodejoin"},
+		{[]string{"completion", "powershell"}, 0, "# powershell completion for nodejoin"},
+		{[]string{"completion", "tcsh"}, 2, ""},
+		{[]string{"completion"}, 2, ""},
 		{[]string{"join", "--nothing"}, 2, ""},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {

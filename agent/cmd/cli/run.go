@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,9 @@ func (p *program) run(cmd *cobra.Command, flags agent.Options, servers bool) err
 	if flags.TokenFile == "-" {
 		return fault.New(fault.Usage, "give a file: it is read again whenever a credential is needed", "standard input can be read once only, and run needs the token again")
 	}
+	// A defect, and the SIGABRT of systemd's watchdog, end the process by a signal: the exit status 2 that Go would give
+	// means a configuration that is wrong, after which nobody starts it again.
+	debug.SetTraceback("crash")
 	var level slog.LevelVar
 	log, err := p.daemonLog(cmd, flags.Root, &level)
 	if err != nil {

@@ -142,7 +142,7 @@ func (p *program) configCommand() *cobra.Command {
 		&cobra.Command{
 			Use:   "validate [FILE]",
 			Short: "Report every mistake in the configuration file",
-			Args:  usageArgs(cobra.MaximumNArgs(1)),
+			Args:  usageArgs(cobra.MaximumNArgs(1)), ValidArgsFunction: completeFiles,
 			RunE: func(_ *cobra.Command, args []string) error {
 				file, path, err := p.namedFile(args)
 				if err != nil {
@@ -160,7 +160,7 @@ func (p *program) configCommand() *cobra.Command {
 		&cobra.Command{
 			Use:   "print [FILE]",
 			Short: "Print the configuration with all defaults filled in",
-			Args:  usageArgs(cobra.MaximumNArgs(1)),
+			Args:  usageArgs(cobra.MaximumNArgs(1)), ValidArgsFunction: completeFiles,
 			RunE: func(_ *cobra.Command, args []string) error {
 				file, _, err := p.namedFile(args)
 				switch unnamed := len(args) == 0 && p.configPath == ""; {
