@@ -1,5 +1,15 @@
-// Package systemd is what this program says to the service manager that runs it: that it is ready, what it does, and that
-// it reads its configuration anew or ends.
+// Package systemd is what this program and the service manager have to do with each other: the service itself, which it
+// installs, starts and stops ([Service]), the loop that runs as one ([Run]), and what it says to systemd: that it is ready,
+// what it does, that it makes progress ([Watchdog]), and that it reads its configuration anew or ends.
+//
+// # The service
+//
+// With systemd it is a unit of our own, nodejoin.service, which is embedded here and which the packages ship; with OpenRC a
+// script of our own; with upstart, launchd and Windows what github.com/kardianos/service makes. Where a package has installed
+// the unit no second one is written, which would hide it: it is enabled and disabled. A file of the service's name that this
+// program has not written is not touched. No service is made of a program that somebody other than root could replace.
+//
+// A service dies with its loop and has its exit status: a service manager sees a failure as what it is.
 //
 // # The protocol
 //

@@ -118,7 +118,7 @@ func (p *program) root() *cobra.Command {
 	flags.CountVarP(&p.verbosity, "verbose", "v", "log more; twice for everything")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return p.checkCommon() }
 	root.AddCommand(p.joinCommand(), p.runCommand(), p.statusCommand(), p.waitCommand(), p.doctorCommand(), p.bundleCommand(), p.userCommand(), p.resetCommand(), p.configCommand(),
-		p.tokenCommand(), p.manifestsCommand(), p.clusterInfoCommand(), p.completionCommand(), p.versionCommand())
+		p.tokenCommand(), p.manifestsCommand(), p.clusterInfoCommand(), p.serviceCommand(), p.completionCommand(), p.versionCommand())
 	p.complete(root)
 	return root
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nodejoin/nodejoin/agent"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/machine"
+	"github.com/nodejoin/nodejoin/systemd"
 )
 
 func (p *program) runCommand() *cobra.Command {
@@ -70,7 +71,7 @@ func (p *program) run(cmd *cobra.Command, flags agent.Options, servers bool) err
 		},
 		ConfigFile: absolute(path), Reload: onHangup(ctx), Idle: machine.Idle, Log: log,
 	}
-	return d.Run(ctx)
+	return systemd.Run(ctx, d.Run)
 }
 
 // daemonLog returns the log of an agent that runs: the configuration file says how it is, unless flags do.

@@ -1,0 +1,280 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kardianos/service"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// Service is the agent as a service of this machine. With systemd it is our own unit and systemctl; with OpenRC our own
+// script, and with upstart, launchd and Windows what kardianos/service writes, and its verbs for all of them.
+type Service struct {
+	// Manager is what manages services here: systemd, openrc, upstart, launchd, windows, or what else kardianos/service knows.
+	Manager string
+
+	root      string                               // before every path; "" but in tests
+	booted    bool                                 // systemd runs here; else its files alone are changed, for the next boot
+	systemctl func(args ...string) (string, error) // nil but with systemd
+	inner     func(executable string) (service.Service, error)
+}
+
+// State is whether the service runs.
+type State string
+
+// The states.
+const (
+	Running      State = "running"
+	Stopped      State = "stopped" // it is installed
+	Failed       State = "failed"  // it ended by itself, and is not started again
+	NotInstalled State = "not-installed"
+)
+
+// Report is what was found, or done.
+type Report struct {
+	Manager    string `json:"manager"`
+	State      State  `json:"state,omitempty"`
+	File       string `json:"file,omitempty"`       // the unit, or the script
+	Executable string `json:"executable,omitempty"` // what the service runs
+	Packaged   bool   `json:"packaged,omitempty"`   // a package has the unit: it is not touched
+	Changed    bool   `json:"changed,omitempty"`    // the file was written or removed
+	AtBoot     bool   `json:"atBoot"`               // it is started at boot
+	Detail     string `json:"detail,omitempty"`     // what the service manager says of it
+	Note       string `json:"note,omitempty"`       // what to know, or to do next
+
+	exit int // the exit status of one that has failed
+}
+
+// Find returns the service with the service manager of this machine. In a chroot or an image that has systemd but does not
+// run it, its files are what can be changed.
+func Find() (*Service, error) {
+	s := &Service{inner: func(executable string) (service.Service, error) {
+		return service.New(newHosted(context.Background(), nil), settings(executable, []string{"run"})) // it is not run
+	}}
+	system := service.ChosenSystem()
+	switch {
+	case exists("/run/systemd/system"):
+		s.Manager, s.booted, s.systemctl = "systemd", true, systemctl
+		return s, nil
+	case exists("/run/openrc"):
+		for _, other := range service.AvailableSystems() {
+			if other.String() == "linux-openrc" {
+				service.ChooseSystem(other)
+				system = other
+			}
+		}
+	}
+	if system == nil {
+		return nil, fault.New(fault.Usage, "start \"nodejoin run\" in the way of this system", "no service manager was found on this machine")
+	}
+	name := system.String()
+	s.Manager = name[strings.LastIndexByte(name, '-')+1:]
+	if s.Manager == "systemd" || s.Manager == "systemv" && hasSystemctl() {
+		s.Manager, s.systemctl = "systemd", systemctl
+	}
+	if s.Manager == "service" {
+		s.Manager = "windows"
+	}
+	return s, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// settings are what kardianos/service is told.
+func settings(executable string, arguments []string) *service.Config {
+	return &service.Config{
+		Name: Name, DisplayName: Name, Description: "Kubernetes node join agent", Executable: executable, Arguments: arguments,
+		Option: service.KeyValue{
+			"OpenRCScript": openRCScript,
+			"LogOutput":    true, "LogDirectory": "/var/log", // launchd, upstart
+			"KeepAlive": true, "RunAtLoad": true, // launchd
+			"OnFailure": "restart", "OnFailureDelayDuration": "5s", "OnFailureResetPeriod": 60, "DelayedAutoStart": true, // Windows
+		},
+	}
+}
+
+// Install makes a program the service, or again what it should be. It is started at boot from then on; it is not started
+// now.
+func (s *Service) Install(executable string) (*Report, error) {
+	if s.Manager == "systemd" {
+		return s.installUnit(executable)
+	}
+	file := s.scriptPath()
+	if s.Manager == "openrc" && !plainPath.MatchString(executable) {
+		_, err := Unit(executable)
+		return nil, err
+	}
+	if err := s.makeRoom(file); err != nil {
+		return nil, err
+	}
+	inner, err := s.inner(executable)
+	if err != nil {
+		return nil, s.failed("install", err)
+	}
+	if err := inner.Install(); err != nil {
+		return nil, s.failed("install", err)
+	}
+	if s.Manager == "openrc" { // kardianos/service adds it to the runlevel of this moment, which may be that of the boot
+		if _, err := command("rc-update", "add", Name, "default"); err != nil {
+			return nil, s.failed("install", err)
+		}
+	}
+	return &Report{Manager: s.Manager, File: file, Executable: executable, Changed: true, AtBoot: true, Note: "it will be started at boot; now: nodejoin service start"}, nil
+}
+
+// scriptPath is where a service manager other than systemd has what it knows of the service; "" where that is no file.
+func (s *Service) scriptPath() string {
+	switch s.Manager {
+	case "openrc":
+		return filepath.Join(s.root, "/etc/init.d", Name)
+	case "upstart":
+		return filepath.Join(s.root, "/etc/init", Name+".conf")
+	case "launchd":
+		return filepath.Join(s.root, "/Library/LaunchDaemons", Name+".plist")
+	}
+	return ""
+}
+
+// makeRoom removes a file that an earlier install has written. kardianos/service writes none where there is one.
+func (s *Service) makeRoom(file string) error {
+	if file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return s.failed("install", err)
+	}
+	if s.Manager != "openrc" { // what kardianos/service writes bears no mark
+		return fault.New(fault.Files, "to write it anew: nodejoin service uninstall, then install again", "the service is installed already: %s", file)
+	}
+	if !isOurs(string(text)) {
+		return foreign(file)
+	}
+	return os.Remove(file)
+}
+
+func foreign(file string) error {
+	return fault.New(fault.Files, "look at it, and move it away if it is of no use", "%s was not written by nodejoin", file)
+}
+
+// Uninstall stops the service and takes it out. What a package has installed is stopped and not started at boot any more.
+func (s *Service) Uninstall() (*Report, error) {
+	if s.Manager == "systemd" {
+		return s.uninstallUnit()
+	}
+	state, err := s.Status()
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{Manager: s.Manager, State: NotInstalled, File: s.scriptPath()}
+	if state.State == NotInstalled {
+		report.Note = "there is nothing to uninstall"
+		return report, nil
+	}
+	inner, err := s.inner("")
+	if err != nil {
+		return nil, s.failed("uninstall", err)
+	}
+	if state.State == Running {
+		if err := inner.Stop(); err != nil {
+			return nil, s.failed("stop", err)
+		}
+	}
+	if err := inner.Uninstall(); err != nil {
+		return nil, s.failed("uninstall", err)
+	}
+	if s.Manager == "openrc" {
+		_, _ = command("rc-update", "--all", "delete", Name) // of the other runlevels, which it need not be in
+	}
+	report.Changed = true
+	return report, nil
+}
+
+// Start starts the service, Stop stops it, and Restart does both. With systemd it is waited until that is done.
+func (s *Service) Start() error { return s.act("start", service.Service.Start) }
+
+// Stop stops the service, see [Service.Start].
+func (s *Service) Stop() error { return s.act("stop", service.Service.Stop) }
+
+// Restart stops the service and starts it, see [Service.Start].
+func (s *Service) Restart() error { return s.act("restart", service.Service.Restart) }
+
+func (s *Service) act(verb string, by func(service.Service) error) error {
+	if s.Manager == "systemd" {
+		return s.actOnUnit(verb)
+	}
+	state, err := s.Status()
+	if err != nil {
+		return err
+	}
+	if state.State == NotInstalled {
+		return notInstalled(verb)
+	}
+	if verb == "start" && state.State == Running || verb == "stop" && state.State == Stopped {
+		return nil
+	}
+	if s.Manager == "openrc" { // kardianos/service does the same, and keeps to itself what is said of a failure
+		_, err := command("rc-service", Name, verb)
+		return s.failed(verb, err)
+	}
+	inner, err := s.inner("")
+	if err == nil {
+		err = by(inner)
+	}
+	return s.failed(verb, err)
+}
+
+func notInstalled(verb string) error {
+	return fault.New(fault.Files, "nodejoin service install", "cannot %s the service: it is not installed", verb)
+}
+
+// failed returns the error of a verb; nil for nil.
+func (s *Service) failed(verb string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return fault.New(fault.Usage, "run it as root", "cannot %s the service: %w", verb, err)
+	}
+	return fmt.Errorf("cannot %s the service with %s: %w", verb, s.Manager, err)
+}
+
+// Status returns whether the service runs.
+func (s *Service) Status() (*Report, error) {
+	if s.Manager == "systemd" {
+		return s.unitStatus()
+	}
+	inner, err := s.inner("")
+	if err != nil {
+		return nil, s.failed("ask for", err)
+	}
+	report := &Report{Manager: s.Manager, File: s.scriptPath()}
+	if report.File != "" && !exists(report.File) {
+		report.State, report.File = NotInstalled, ""
+		return report, nil
+	}
+	status, err := inner.Status()
+	switch {
+	case errors.Is(err, service.ErrNotInstalled):
+		report.State = NotInstalled
+	case status == service.StatusRunning:
+		report.State, report.AtBoot = Running, true
+	case status == service.StatusStopped:
+		report.State, report.AtBoot = Stopped, true
+	default: // it is there, and its manager does not know how it is: OpenRC's supervised program has crashed
+		report.State, report.AtBoot, report.Detail = Failed, true, fmt.Sprint(err)
+	}
+	return report, nil
+}

@@ -1,0 +1,319 @@
+//go:build unix
+
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+const installed = "/opt/nodejoin/bin/nodejoin"
+
+// machine is a machine with systemd: its files, and what systemctl was asked.
+type machine struct {
+	*Service
+	asked []string
+	show  string // what systemctl shows
+	fails string // the verb that fails
+}
+
+func newMachine(t *testing.T, booted bool) *machine {
+	t.Helper()
+	m := &machine{}
+	m.Service = &Service{Manager: "systemd", root: t.TempDir(), booted: booted}
+	m.systemctl = func(args ...string) (string, error) {
+		m.asked = append(m.asked, strings.ReplaceAll(strings.Join(args, " "), m.root, "ROOT"))
+		if m.fails != "" && slices.Contains(args, m.fails) {
+			return "", errors.New("Job for nodejoin.service failed")
+		}
+		return m.show, nil
+	}
+	return m
+}
+
+func (m *machine) write(t *testing.T, path, text string) {
+	t.Helper()
+	path = filepath.Join(m.root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *machine) read(path string) string {
+	data, _ := os.ReadFile(filepath.Join(m.root, path))
+	return string(data)
+}
+
+func wantFault(t *testing.T, err error, class fault.Class, want string) {
+	t.Helper()
+	if fault.ClassOf(err) != class || !strings.Contains(fmt.Sprint(err), want) || fault.Remedy(err) == "" {
+		t.Errorf("%v, of class %d, with the remedy %q", err, fault.ClassOf(err), fault.Remedy(err))
+	}
+}
+
+const ownPath, shippedPath = "/etc/systemd/system/nodejoin.service", "/usr/lib/systemd/system/nodejoin.service"
+
+// The unit is what the packages ship but for the program's path, on one line.
+func TestUnitIsThePackagedOne(t *testing.T) {
+	text, err := Unit(installed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.ReplaceAll(text, installed, packaged); got != unit {
+		t.Errorf("the unit is\n%s", got)
+	}
+	if strings.Count(text, installed) != 1 || !strings.Contains(text, "\nExecStart="+installed+" run\n") {
+		t.Errorf("the unit is\n%s", text)
+	}
+	if same, _ := Unit(packaged); same != unit {
+		t.Error("the packaged unit is changed")
+	}
+	for _, path := range []string{"", "nodejoin", "/opt/my programs/nodejoin", "/opt/%n/nodejoin", "/opt/$HOME/nodejoin", "/opt/a\nb", "/opt/{{Path}}"} {
+		_, err := Unit(path)
+		wantFault(t, err, fault.Usage, "cannot stand in a unit")
+	}
+}
+
+func TestInstall(t *testing.T) {
+	want, _ := Unit(installed)
+	for _, test := range []struct {
+		name    string
+		prepare func(m *machine)
+		booted  bool
+		own     string // the unit afterwards
+		asked   []string
+		check   func(r *Report) bool
+	}{
+		{"first", func(*machine) {}, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed && !r.Packaged }},
+		{"again", func(m *machine) { m.write(t, ownPath, want) }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return !r.Changed }},
+		{"of an older program", func(m *machine) { m.write(t, ownPath, unit+"# older\n") }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
+		{"packaged", func(m *machine) { m.write(t, shippedPath, unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged && !r.Changed && r.Executable == packaged }},
+		{"packaged elsewhere", func(m *machine) { m.write(t, "/lib/systemd/system/nodejoin.service", unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged }},
+		{"in an image", func(*machine) {}, false, want, []string{"--root=ROOT enable nodejoin.service"}, func(r *Report) bool { return r.Changed && strings.Contains(r.Note, "at boot") }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t, test.booted)
+			test.prepare(m)
+			r, err := m.Install(installed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !r.AtBoot || !test.check(r) || !slices.Equal(m.asked, test.asked) {
+				t.Errorf("%+v, asked was %q", r, m.asked)
+			}
+			if got := m.read(ownPath); got != test.own {
+				t.Errorf("the unit is\n%s", got)
+			}
+		})
+	}
+}
+
+func TestInstallIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(m *machine) error
+		want    string
+	}{
+		{"a unit of somebody else's", func(m *machine) error { m.write(t, ownPath, "[Unit]\n"); return nil }, "was not written by nodejoin"},
+		{"an empty unit", func(m *machine) error { m.write(t, ownPath, ""); return nil }, "was not written by nodejoin"},
+		{"masked", func(m *machine) error {
+			m.write(t, "/etc/systemd/system/x", "")
+			return os.Symlink("/dev/null", m.ownUnit())
+		}, "is masked"},
+		{"a link", func(m *machine) error { m.write(t, "/etc/systemd/system/x", ""); return os.Symlink("x", m.ownUnit()) }, "was not written by nodejoin"},
+		{"two of ours", func(m *machine) error { m.write(t, ownPath, unit); m.write(t, shippedPath, unit); return nil }, "hides the unit"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t, true)
+			if err := test.prepare(m); err != nil {
+				t.Fatal(err)
+			}
+			before := m.read(ownPath)
+			_, err := m.Install(installed)
+			wantFault(t, err, fault.Files, test.want)
+			if len(m.asked) != 0 || m.read(ownPath) != before {
+				t.Errorf("asked was %q", m.asked)
+			}
+		})
+	}
+}
+
+func TestUninstall(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(m *machine)
+		booted  bool
+		asked   []string
+		state   State
+	}{
+		{"ours", func(m *machine) { m.write(t, ownPath, unit) }, true, []string{"stop nodejoin.service", "daemon-reload", "disable nodejoin.service", "daemon-reload"}, NotInstalled},
+		{"packaged", func(m *machine) { m.write(t, shippedPath, unit) }, true, []string{"stop nodejoin.service", "daemon-reload", "disable nodejoin.service", "daemon-reload"}, Stopped},
+		{"in an image", func(m *machine) { m.write(t, ownPath, unit) }, false, []string{"--root=ROOT disable nodejoin.service"}, NotInstalled},
+		{"nothing", func(*machine) {}, true, nil, NotInstalled},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t, test.booted)
+			test.prepare(m)
+			r, err := m.Uninstall()
+			if err != nil || r.State != test.state || !slices.Equal(m.asked, test.asked) {
+				t.Errorf("%+v, %v; asked was %q", r, err, m.asked)
+			}
+			if m.read(ownPath) != "" || (m.read(shippedPath) != "") != r.Packaged {
+				t.Error("a file is left, or gone")
+			}
+		})
+	}
+}
+
+func TestUnitStatus(t *testing.T) {
+	for _, test := range []struct {
+		show string
+		want Report
+	}{
+		{"LoadState=not-found\nActiveState=inactive\n", Report{State: NotInstalled}},
+		{"LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nFragmentPath=/usr/lib/systemd/system/nodejoin.service\nStatusText=waits\nResult=success\n", Report{State: Running, AtBoot: true, Packaged: true, File: shippedPath, Detail: "waits"}},
+		{"LoadState=loaded\nActiveState=reloading\nResult=success\n", Report{State: Running}},
+		{"LoadState=loaded\nActiveState=inactive\nStatusText=waits\nResult=success\n", Report{State: Stopped}},
+		{"LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", Report{State: Stopped, Detail: "its last start ended with exec-condition"}},
+		{"LoadState=loaded\nActiveState=failed\nResult=exit-code\nExecMainStatus=3\n", Report{State: Failed, Detail: "it ended with exit-code 3", exit: 3}},
+		{"LoadState=loaded\nActiveState=failed\nResult=watchdog\nExecMainStatus=6\n", Report{State: Failed, Detail: "it ended with watchdog", exit: 6}},
+	} {
+		m := newMachine(t, true)
+		m.show, test.want.Manager = test.show, "systemd"
+		if got, err := m.Status(); err != nil || *got != test.want {
+			t.Errorf("%+v instead of %+v: %v", got, test.want, err)
+		}
+	}
+}
+
+func TestStart(t *testing.T) {
+	for _, test := range []struct {
+		name, show, fails string
+		class             fault.Class
+		want              string
+	}{
+		{"it runs", "LoadState=loaded\nActiveState=active\n", "", 0, ""},
+		{"not installed", "LoadState=not-found\n", "", fault.Files, "it is not installed"},
+		{"not configured", "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", "", fault.Usage, "/etc/nodejoin/config.yaml"},
+		{"the agent ends with its exit status", "LoadState=loaded\nActiveState=failed\nResult=exit-code\nExecMainStatus=7\n", "start", fault.Held, "Job for nodejoin.service failed"},
+		{"systemd refuses", "LoadState=loaded\nActiveState=inactive\nResult=success\n", "start", fault.Unexpected, "Job for nodejoin.service failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t, true)
+			m.show, m.fails = test.show, test.fails
+			err := m.Start()
+			if test.class == 0 && err == nil {
+				return
+			}
+			wantFault(t, err, test.class, test.want)
+		})
+	}
+	wantFault(t, newMachine(t, false).Start(), fault.Usage, "systemd does not run here")
+}
+
+// A program that somebody else could replace does not become a service, which runs as root.
+func TestExecutableThatOthersCanReplace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a place that is root's alone")
+	}
+	safe, err := os.MkdirTemp("/usr/local", "nodejoin-test-") //nolint:usetesting // the test's own directory is below one that all can write to
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(safe) })
+	path := filepath.Join(safe, "nodejoin")
+	if err := os.WriteFile(path, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkExecutable(path); err != nil {
+		t.Errorf("a program that is root's alone: %v", err)
+	}
+	for _, test := range []struct {
+		name   string
+		change func() error
+		undo   func() error
+		want   string
+	}{
+		{"others can write to it", func() error { return os.Chmod(path, 0o777) }, func() error { return os.Chmod(path, 0o755) }, "others can write to"},
+		{"others can write to its directory", func() error { return os.Chmod(safe, 0o1777|os.ModeSticky) }, func() error { return os.Chmod(safe, 0o755) }, "others can write to " + safe + ","},
+		{"it is another's", func() error { return os.Chown(path, 65534, 0) }, func() error { return os.Chown(path, 0, 0) }, "belongs to the user 65534"},
+		{"its directory is another's", func() error { return os.Chown(safe, 65534, 0) }, func() error { return os.Chown(safe, 0, 0) }, "belongs to the user 65534"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := test.change(); err != nil {
+				t.Fatal(err)
+			}
+			wantFault(t, checkExecutable(path), fault.Usage, test.want)
+			if err := test.undo(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// analyze runs systemd-analyze, where there is one of the version that units are checked with.
+func analyze(t *testing.T, args ...string) {
+	t.Helper()
+	version, err := exec.CommandContext(context.Background(), "systemd-analyze", "--version").Output()
+	if err != nil {
+		t.Skip("there is no systemd-analyze")
+	}
+	var major int
+	if _, err := fmt.Sscanf(string(version), "systemd %d", &major); err != nil || major < 252 {
+		t.Skipf("systemd-analyze is of version %d, and cannot read files", major)
+	}
+	if out, err := exec.CommandContext(context.Background(), "systemd-analyze", args...).CombinedOutput(); err != nil || strings.Contains(string(out), "ignoring") {
+		t.Errorf("systemd-analyze %q: %v\n%s", args, err, out)
+	}
+}
+
+// analyzable returns the unit with a program that is there: a missing one is the first thing that is complained of.
+func analyzable(t *testing.T, dir string) string {
+	t.Helper()
+	text := strings.ReplaceAll(unit, "="+packaged+" ", "=/bin/true ")
+	text = strings.ReplaceAll(text, "Documentation=man:nodejoin(8) man:nodejoin-config(5) ", "Documentation=")
+	path := filepath.Join(dir, unitName)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The shipped unit is one that systemd 252 understands, and that is confined as the README says.
+func TestUnitIsSound(t *testing.T) {
+	path := analyzable(t, t.TempDir())
+	t.Run("verify", func(t *testing.T) { analyze(t, "verify", "--man=no", "--recursive-errors=no", path) })
+	t.Run("security", func(t *testing.T) { analyze(t, "security", "--offline=true", "--threshold=15", "--no-pager", path) })
+}
+
+// What the agent and the rest of this program rely on.
+func TestUnitEssentials(t *testing.T) {
+	for _, line := range []string{
+		"Type=notify", "NotifyAccess=main", "Restart=on-failure", "RestartPreventExitStatus=2 3 4 5 7 8", "WatchdogSec=5min", "StartLimitIntervalSec=0",
+		"LoadCredential=token:nodejoin.token", "StateDirectory=nodejoin", "RuntimeDirectory=nodejoin", "LimitCORE=0", "ExecReload=/bin/kill -HUP $MAINPID",
+		"ProtectSystem=strict", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "WantedBy=multi-user.target",
+	} {
+		if !strings.Contains(unit, "\n"+line+"\n") {
+			t.Errorf("the unit lacks the line %s", line)
+		}
+	}
+	for _, word := range []string{"cloud-init", "cloud-final"} {
+		for line := range strings.Lines(unit) {
+			if !strings.HasPrefix(line, "#") && strings.Contains(line, word) {
+				t.Errorf("the unit is ordered by %s, which starts it: %s", word, line)
+			}
+		}
+	}
+}
