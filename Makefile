@@ -35,7 +35,7 @@ export GO
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo bench packages lint fmt fuzz controlplane deps clean help
+.PHONY: build test demo bench packages packages-test lint fmt fuzz controlplane deps clean help
 
 build: ## compile bin/nodejoin: static, stripped, reproducible (VERSION, COMMIT)
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/nodejoin ./agent/cmd/nodejoin
@@ -55,6 +55,9 @@ bench: deps build controlplane ## measure joining and waiting against the refere
 packages: ## make dist: deb, rpm, archives, bill of materials, checksums (VERSION, PLATFORMS=linux/amd64, FORMATS=deb, DIST)
 	$(GO) run ./packaging/cmd/packages -version '$(VERSION)' -epoch '$(SOURCE_DATE_EPOCH)' -ldflags '$(LDFLAGS)' \
 		-platforms '$(PLATFORMS)' -formats '$(FORMATS)' -out '$(DIST)'
+
+packages-test: ## as root on Debian: packages built twice are equal, lint, install, upgrade, remove, and come from signed repositories
+	packaging/check
 
 lint: ## golangci-lint over this module; go vet over the nested ones
 	.ci/golangci-lint run ./...
@@ -82,4 +85,4 @@ clean: ## remove what the other targets left in the tree; caches outside it stay
 	rm -rf bin dist coverage coverage.* *.test *.out
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -102,7 +102,8 @@ func (c *converter) paragraph(text string) {
 		c.page.WriteString(".IP\n" + inlineLine(text))
 		return
 	}
-	c.page.WriteString(".PP\n" + inlineLine(text))
+	c.page.begin()
+	c.page.WriteString(inlineLine(text))
 }
 
 func inlineLine(text string) string {

@@ -10,7 +10,7 @@ type page struct{ strings.Builder }
 
 func newPage(name string, section int, b Book) *page {
 	p := &page{}
-	fmt.Fprintf(p, ".TH %s %d %s %s %s\n", quote(strings.ToUpper(name)), section, quote(b.Date.UTC().Format("2006-01-02")), quote("nodejoin "+b.Version), quote("nodejoin"))
+	fmt.Fprintf(p, ".TH %s %d \"%s\" %s %s\n", quote(strings.ToUpper(name)), section, b.Date.UTC().Format("2006-01-02"), quote("nodejoin "+b.Version), quote("nodejoin"))
 	return p
 }
 
@@ -18,12 +18,24 @@ func newPage(name string, section int, b Book) *page {
 func (p *page) section(title string) { p.WriteString(".SH " + quote(title) + "\n") }
 func (p *page) sub(title string)     { p.WriteString(".SS " + quote(title) + "\n") }
 
+// begin begins a paragraph, unless a heading has done so.
+func (p *page) begin() {
+	written := strings.TrimSuffix(p.String(), "\n")
+	if last := written[strings.LastIndex(written, "\n")+1:]; !strings.HasPrefix(last, ".SH ") && !strings.HasPrefix(last, ".SS ") {
+		p.WriteString(".PP\n")
+	}
+}
+
 // paragraph is text on lines of any length.
-func (p *page) paragraph(text string) { p.WriteString(".PP\n" + lines(text)) }
+func (p *page) paragraph(text string) {
+	p.begin()
+	p.WriteString(lines(text))
+}
 
 // literal is text that keeps its lines.
 func (p *page) literal(text string) {
-	p.WriteString(".PP\n.RS 4\n.EX\n" + lines(strings.TrimRight(text, "\n")) + ".EE\n.RE\n")
+	p.begin()
+	p.WriteString(".RS 4\n.EX\n" + lines(strings.TrimRight(text, "\n")) + ".EE\n.RE\n")
 }
 
 // item is a term, in the markup of roff, and what is said of it.
