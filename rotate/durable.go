@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -130,10 +131,25 @@ func syncDir(dir string) error { return pending.SyncDir(dir) }
 func explain(err error) error {
 	for _, hopeless := range []error{fs.ErrPermission, fs.ErrExist, syscall.EROFS, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG} {
 		if errors.Is(err, hopeless) && !fault.IsFinal(err) {
-			return fault.New(fault.Files, "run as root, and check the path's owner and mode and that its file system is writable", "%w", err)
+			return fault.New(fault.Files, remedyFor(err), "%w", err)
 		}
 	}
 	return err
+}
+
+// remedyFor says what to do about what the file system refuses. Under systemd it is the sandbox of the unit that does, most
+// likely: INVOCATION_ID is in the environment of what systemd runs, and of nothing else.
+func remedyFor(err error) string {
+	path, known := errors.AsType[*fs.PathError](err)
+	if known && os.Getenv("INVOCATION_ID") != "" {
+		switch {
+		case errors.Is(err, syscall.EROFS):
+			return fmt.Sprintf("let the service write there: systemctl edit nodejoin, with the lines \"[Service]\" and \"ReadWritePaths=%s\"; then: systemctl restart nodejoin", filepath.Dir(path.Path))
+		case strings.HasSuffix(path.Op, "chown"):
+			return "let the service give files away: put the example owner.conf (/usr/share/doc/nodejoin/examples/systemd) into /etc/systemd/system/nodejoin.service.d; then: systemctl daemon-reload; systemctl restart nodejoin"
+		}
+	}
+	return "run as root, and check the path's owner and mode and that its file system is writable"
 }
 
 // sweep removes the temporary files that a crash left for a file whose name matches pattern.

@@ -1,0 +1,38 @@
+//go:build unix
+
+package rotate
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// What the sandbox of the unit refuses is told as that, with the line that changes it.
+func TestRemedyUnderSystemd(t *testing.T) {
+	readOnly := fmt.Errorf("cannot write: %w", &fs.PathError{Op: "open", Path: "/etc/my-service/.tls.crt1", Err: syscall.EROFS})
+	chown := fmt.Errorf("cannot give: %w", &fs.PathError{Op: "chown", Path: "/etc/my-service/.tls.crt1", Err: syscall.EPERM})
+	for _, test := range []struct {
+		name, invocation string
+		err              error
+		want             string
+	}{
+		{"read-only", "4b1d", readOnly, `"ReadWritePaths=/etc/my-service"; then: systemctl restart nodejoin`},
+		{"an owner", "4b1d", chown, "owner.conf"},
+		{"read-only, and not a service", "", readOnly, "its file system is writable"},
+		{"an owner, and not a service", "", chown, "run as root"},
+		{"something else", "4b1d", &fs.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}, "run as root"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("INVOCATION_ID", test.invocation)
+			err := explain(test.err)
+			if fault.ClassOf(err) != fault.Files || !strings.Contains(fault.Remedy(err), test.want) {
+				t.Errorf("the remedy of %v is %q", err, fault.Remedy(err))
+			}
+		})
+	}
+}
