@@ -47,7 +47,7 @@ func (i *Invitation) Command() string {
 }
 
 // UserData returns cloud-init's user data with which a machine joins at its first boot.
-func (i *Invitation) UserData() ([]byte, error) {
+func (i *Invitation) UserData(machine cloudinit.Machine) ([]byte, error) {
 	until := "for ever, or until it is deleted: nodejoin token delete " + i.Token.ID
 	if i.Expires != nil {
 		until = "until " + i.Expires.Format(time.RFC3339)
@@ -56,10 +56,29 @@ func (i *Invitation) UserData() ([]byte, error) {
 	if i.Node != "" {
 		who = "the node " + i.Node
 	}
-	comment := fmt.Sprintf("It makes a machine, in whose image nodejoin is installed, %s of %s.\nIt holds a bootstrap token: whoever reads it can join as any node, %s.",
-		who, i.Cluster.Endpoints[0], until)
-	return cloudinit.UserData(comment, &config.File{
-		NodeName: i.Node,
-		Cluster:  config.Cluster{Servers: []string{i.Cluster.Endpoints[0].String()}, TLSServerName: i.Cluster.TLSServerName, CACertHashes: PinsOf(i.Cluster)},
-	}, cloudinit.Secret{Path: cloudinit.TokenFile, Content: []byte(i.Token.Bearer().Reveal())})
+	data := cloudinit.UserData{
+		Comment: fmt.Sprintf("It makes a machine %s of %s, and keeps it one.\nIt holds a bootstrap token: whoever reads it can join as any node, %s.",
+			who, i.Cluster.Endpoints[0], until),
+		Config: &config.File{
+			NodeName: i.Node,
+			Cluster:  config.Cluster{Servers: []string{i.Cluster.Endpoints[0].String()}, TLSServerName: i.Cluster.TLSServerName, CACertHashes: PinsOf(i.Cluster)},
+		},
+		Files:   []cloudinit.File{{Path: cloudinit.TokenFile, Content: []byte(i.Token.Bearer().Reveal())}},
+		Machine: machine,
+	}
+	return data.Marshal()
+}
+
+// BundleUserData returns cloud-init's user data with which a machine joins at its first boot with a bundle: a kubeconfig that
+// is good for one node, until some time.
+func BundleUserData(node string, until time.Time, bundle []byte, machine cloudinit.Machine) ([]byte, error) {
+	const path = "/etc/nodejoin/bundle.conf"
+	data := cloudinit.UserData{
+		Comment: fmt.Sprintf("It makes a machine the node %s, and keeps it one.\nIt holds a private key: whoever reads it can join as this node, until %s.",
+			node, until.Format(time.RFC3339)),
+		Config:  &config.File{Cluster: config.Cluster{DiscoveryFile: path}},
+		Files:   []cloudinit.File{{Path: path, Content: bundle}},
+		Machine: machine,
+	}
+	return data.Marshal()
 }

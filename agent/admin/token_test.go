@@ -121,7 +121,7 @@ func TestInvitation(t *testing.T) {
 	if got := i.Command(); !pattern.MatchString(got) {
 		t.Error(got)
 	}
-	data, err := i.UserData()
+	data, err := i.UserData(cloudinit.Machine{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nodejoin/nodejoin/agent/admin"
 	"github.com/nodejoin/nodejoin/agent/admin/cloudinit"
-	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/issue"
 	"github.com/nodejoin/nodejoin/csr"
@@ -25,7 +25,8 @@ type bundleOptions struct {
 	out, group       string
 	server           string
 	kubeconfig, node string
-	cloudInit        bool
+	userData         machineOptions
+	machine          cloudinit.Machine
 }
 
 func (p *program) bundleCommand() *cobra.Command {
@@ -35,8 +36,9 @@ func (p *program) bundleCommand() *cobra.Command {
 		Short: "Make a joining certificate that can become the node NAME only",
 		Long: `bundle has the cluster sign a certificate with which a machine can join as the node NAME, for a quarter of an hour, and as
 no other. It prints one file with everything in it: server, CA, certificate and key. On the machine, the command is
-"nodejoin join --bundle FILE". With --cloud-init, what is printed is complete user data, for a machine whose image has
-nodejoin in it.
+"nodejoin join --bundle FILE".
+
+` + cloudInitHelp + `
 
 It uses the administrator's kubeconfig, as kubectl does: the user must be allowed to create certificate signing requests and
 to approve those of the signer kubernetes.io/kube-apiserver-client. The bundle's group needs two rights, once in a
@@ -55,7 +57,7 @@ Whoever holds the file can become that node until it expires. A certificate cann
 	f.SortFlags = false
 	f.DurationVar(&o.ttl, "ttl", 15*time.Minute, "how long it is good for, 10m or more")
 	f.StringVar(&o.out, "out", "-", "file to make, mode 0600; - is standard output")
-	f.BoolVar(&o.cloudInit, "cloud-init", false, "print user data for cloud-init in the place of the file alone")
+	o.userData.addFlags(f)
 	f.StringVar(&o.server, "server", "", "API server as the node reaches it, HOST:PORT (default the kubeconfig's)")
 	f.StringVar(&o.group, "group", issue.JoinersGroup, "group that the certificate is in")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "the administrator's kubeconfig (default as kubectl: KUBECONFIG, ~/.kube/config)")
@@ -119,6 +121,9 @@ func (o *bundleOptions) check(name string) (err error) {
 	if err := issue.CheckJoiners(o.group); err != nil {
 		return err
 	}
+	if o.machine, err = o.userData.machine(); err != nil {
+		return err
+	}
 	if o.ttl, err = csr.ParseLifetime(o.ttl); err != nil || o.ttl == 0 {
 		return fault.New(fault.Usage, "give 10m or more with --ttl", "%w", cmp.Or(err, errors.New("the lifetime is zero")))
 	}
@@ -134,13 +139,13 @@ func (p *program) printBundle(o *bundleOptions, place *cluster, kubeconfig *v1.C
 	if err != nil {
 		return err
 	}
-	if o.cloudInit {
-		if data, err = bundleUserData(o, data); err != nil {
+	if o.userData.cloudInit {
+		if data, err = admin.BundleUserData(o.node, issued.Leaf.NotAfter, data, o.machine); err != nil {
 			return err
 		}
 	}
 	if o.out == "-" {
-		if o.cloudInit {
+		if o.userData.cloudInit {
 			return p.printRaw(data)
 		}
 		return p.print(kubeconfig, string(data))
@@ -180,11 +185,4 @@ func (p *program) bundleNotes(ctx context.Context, o *bundleOptions, place *clus
 		}
 		p.note("the group "+o.group+" may not join yet", manifests+" | kubectl apply -f -")
 	}
-}
-
-// bundleUserData returns user data for a machine that has nodejoin.
-func bundleUserData(o *bundleOptions, bundle []byte) ([]byte, error) {
-	const path = "/etc/nodejoin/bundle.conf"
-	comment := "Makes a machine the node " + o.node + " of a Kubernetes cluster.\nIt holds a private key, of a certificate that is good for " + o.ttl.String() + "."
-	return cloudinit.UserData(comment, &config.File{Cluster: config.Cluster{DiscoveryFile: path}}, cloudinit.Secret{Path: path, Content: bundle})
 }

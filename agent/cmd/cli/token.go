@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodejoin/nodejoin/agent/admin"
+	"github.com/nodejoin/nodejoin/agent/admin/cloudinit"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
@@ -32,7 +33,8 @@ type tokenCreation struct {
 	kubeconfig string
 	node       string
 	line       bool
-	userData   bool
+	userData   machineOptions
+	machine    cloudinit.Machine
 	new        admin.NewToken
 }
 
@@ -42,17 +44,20 @@ func (p *program) tokenCreateCommand() *cobra.Command {
 		Use:   "create [TOKEN]",
 		Short: "Make a bootstrap token",
 		Long: `create makes a bootstrap token, with which machines can join, and prints it; or the line with which one joins; or the user data
-with which cloud-init has it join at its first boot. A TOKEN of your own is ID.SECRET, of 6 and 16 characters of a-z and 0-9; others on
+with which cloud-init makes it a node at its first boot. A TOKEN of your own is ID.SECRET, of 6 and 16 characters of a-z and 0-9; others on
 this machine can see it while the command runs: without one, a random token is made.
 
 Whoever holds a bootstrap token can join as any node. For one that is good for one node only, see: nodejoin bundle --help
+
+` + cloudInitHelp + `
 
 The cluster must let the token's group join: nodejoin manifests --bootstrap-tokens --rotation --cluster-info | kubectl apply -f -
 
 ` + exitHelp,
 		Example: `  nodejoin token create
   nodejoin token create --print-join-command --ttl 1h
-  nodejoin token create --node worker-1 --ttl 15m --cloud-init >user-data`,
+  nodejoin token create --node worker-1 --ttl 15m --cloud-init >user-data
+  nodejoin token create --ttl 1h --cloud-init --install apt=https://pkgs.example.com/apt --install-key nodejoin.asc >user-data`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return fault.New(fault.Usage, "see: "+cmd.CommandPath()+" --help", "there are %d arguments instead of one TOKEN or none", len(args))
@@ -77,7 +82,7 @@ The cluster must let the token's group join: nodejoin manifests --bootstrap-toke
 	f.StringSliceVar(&c.new.Usages, "usages", []string{admin.UsageSigning, admin.UsageAuthentication}, "what it is for: signing (of cluster-info), authentication")
 	f.StringVar(&c.new.Description, "description", "", "what it is for, for people")
 	f.BoolVar(&c.line, "print-join-command", false, "print the line with which a machine joins, in the place of the token")
-	f.BoolVar(&c.userData, "cloud-init", false, "print user data for cloud-init, in the place of the token")
+	c.userData.addFlags(f)
 	return cmd
 }
 
@@ -93,13 +98,16 @@ func (c *tokenCreation) check(args []string) (err error) {
 			return err
 		}
 	}
+	if c.machine, err = c.userData.machine(); err != nil {
+		return err
+	}
 	switch {
-	case c.line && c.userData:
+	case c.line && c.userData.cloudInit:
 		return fault.New(fault.Usage, "give one of them", "--print-join-command and --cloud-init exclude each other")
-	case c.node != "" && !c.line && !c.userData:
+	case c.node != "" && !c.line && !c.userData.cloudInit:
 		return fault.New(fault.Usage, "add --print-join-command or --cloud-init; for a credential that is good for this node alone: nodejoin bundle "+c.node,
 			"--node names the node in the join line or in the user data, and a token alone has no name in it")
-	case (c.line || c.userData) && len(c.new.Usages) == 1:
+	case (c.line || c.userData.cloudInit) && len(c.new.Usages) == 1:
 		return fault.New(fault.Usage, "leave out --usages", "a machine that joins needs a token for signing and for authentication")
 	}
 	return c.new.Check()
@@ -115,7 +123,7 @@ type createdToken struct {
 
 func (p *program) createToken(ctx context.Context, client *admin.Client, c *tokenCreation) (err error) {
 	invitation, published := admin.Invitation{Node: c.node}, false
-	if c.line || c.userData {
+	if c.line || c.userData.cloudInit {
 		if invitation.Cluster, published, err = client.ClusterForNodes(ctx); err != nil {
 			return err
 		}
@@ -141,8 +149,8 @@ func (p *program) createToken(ctx context.Context, client *admin.Client, c *toke
 		made.JoinCommand = invitation.Command()
 		text = made.JoinCommand
 	}
-	if c.userData {
-		data, err := invitation.UserData()
+	if c.userData.cloudInit {
+		data, err := invitation.UserData(c.machine)
 		if err != nil {
 			return err
 		}
