@@ -10,6 +10,7 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/cluster-bootstrap/token/api"
 
+	"github.com/nodejoin/nodejoin/agent/admin/cloudinit"
 	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
@@ -125,7 +126,7 @@ func TestInvitation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"#cloud-config\n# It makes", "node worker-1 of [2001:db8::1]:6443", "tlsServerName: api.example.com", "runcmd: [[nodejoin, join]]\n"} {
+	for _, want := range []string{"#cloud-config\n# It makes", "node worker-1 of [2001:db8::1]:6443", "tlsServerName: api.example.com", "\n- [systemctl, enable, --now, --no-block, nodejoin.service]\n"} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%q is not in %s", want, data)
 		}
