@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,8 +43,12 @@ func cmdUserData(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("the first line is not #cloud-config")
 	}
 	var data struct {
-		WriteFiles []struct{ Path, Owner, Permissions, Content string } `json:"write_files"`
-		RunCmd     [][]string                                           `json:"runcmd"`
+		BootCmd    [][]string `json:"bootcmd"`
+		WriteFiles []struct {
+			Path, Owner, Permissions, Content string
+			Defer                             bool
+		} `json:"write_files"`
+		RunCmd [][]string `json:"runcmd"`
 	}
 	ts.Check(yaml.UnmarshalStrict([]byte(text), &data))
 	for _, file := range data.WriteFiles {
@@ -54,7 +59,7 @@ func cmdUserData(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(os.WriteFile(path, []byte(file.Content), os.FileMode(mode)))
 		fmt.Fprintln(ts.Stdout(), file.Permissions, file.Owner, file.Path)
 	}
-	for _, command := range data.RunCmd {
+	for _, command := range slices.Concat(data.BootCmd, data.RunCmd) {
 		fmt.Fprintln(ts.Stdout(), "run", command)
 	}
 }
@@ -84,6 +89,11 @@ func TestBadInputOfAnAdministrator(t *testing.T) {
 			{name: "node without a use", args: []string{"--node", "a"}, cause: "a token alone has no name in it", remedy: "nodejoin bundle a"},
 			{name: "bad node", args: []string{"--node", "A_1", "--print-join-command"}, cause: "is not a valid DNS subdomain", remedy: "--node"},
 			{name: "two forms", args: []string{"--cloud-init", "--print-join-command"}, cause: "exclude each other", remedy: "one of them"},
+			{name: "install without a machine", args: []string{"--install", "/opt/nodejoin.deb"}, cause: "are for the user data", remedy: "add --cloud-init"},
+			{name: "install from nowhere", args: []string{"--cloud-init", "--install", "nodejoin"}, cause: "does not say how to install", remedy: "apt=URL"},
+			{name: "repository without a key", args: []string{"--cloud-init", "--install", "apt=https://example.com/apt"}, cause: "not trusted without a key", remedy: "--install-key"},
+			{name: "key without a repository", args: []string{"--cloud-init", "--install-key", "nodejoin.asc"}, cause: "none is given", remedy: "add --install apt=URL"},
+			{name: "no such key", args: []string{"--cloud-init", "--install", "apt=https://example.com/apt", "--install-key", "nodejoin.asc"}, cause: "there is no nodejoin.asc", remedy: "--install-key"},
 		},
 		"token delete": {
 			{name: "nothing", cause: "which token to delete", remedy: "nodejoin token list"},
