@@ -264,25 +264,3 @@ func TestParseInstallRefuses(t *testing.T) {
 		})
 	}
 }
-
-// cloud-init itself accepts what is written.
-func TestSchema(t *testing.T) {
-	program, err := exec.LookPath("cloud-init")
-	if err != nil && os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-		t.Fatalf("NODEJOIN_TEST_ALL is set, but there is no cloud-init: %v", err)
-	}
-	if err != nil {
-		t.Skip("cloud-init is not installed")
-	}
-	for name, install := range ways {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "user-data")
-			if err := os.WriteFile(path, example(t, install, false), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if out, err := exec.CommandContext(t.Context(), program, "schema", "--config-file", path).CombinedOutput(); err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
-	}
-}
