@@ -151,7 +151,7 @@ func TestExamplesOfUserData(t *testing.T) {
 	for name, data := range made {
 		path := filepath.Join(examples, name)
 		if *update {
-			if err := os.WriteFile(path, data, 0o644); err != nil { //nolint:gosec // a file of the repository, with no secret in it
+			if err := os.WriteFile(path, data, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}

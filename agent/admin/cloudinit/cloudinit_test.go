@@ -199,7 +199,7 @@ func TestDownloadIsVerified(t *testing.T) {
 		"curl": "#!/bin/sh\nwhile [ \"$1\" != --output ]; do shift; done\nprintf package >\"$2\"\n",
 		"rpm":  "#!/bin/sh\necho \"$@\" >" + installed + "\n",
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
