@@ -23,6 +23,7 @@ import (
 	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/csr"
+	"github.com/nodejoin/nodejoin/systemd"
 )
 
 // Version is the program's version, stamped by the build.
@@ -166,12 +167,17 @@ func (p *program) logger() *slog.Logger {
 // loggerAt returns the log from a level on, and sends the libraries' through it; without all, what they have to say is
 // left out, since it comes back as an error, too.
 func (p *program) loggerAt(level slog.Leveler, all bool) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	var handler slog.Handler = slog.NewTextHandler(p.stderr, options)
-	if p.logFormat == "json" {
-		handler = slog.NewJSONHandler(p.stderr, options)
+	handler := func(w io.Writer) slog.Handler {
+		options := &slog.HandlerOptions{Level: level}
+		if p.logFormat == "json" {
+			return slog.NewJSONHandler(w, options)
+		}
+		return slog.NewTextHandler(w, options)
 	}
-	log := slog.New(handler)
+	log := slog.New(handler(p.stderr))
+	if systemd.OnJournal() {
+		log = slog.New(systemd.NewJournalHandler(p.stderr, handler))
+	}
 	if !all {
 		klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 		return log

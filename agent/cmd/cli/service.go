@@ -133,7 +133,7 @@ Exit status (not the 0, 3 and 4 of "systemctl status", which mean something else
 			}
 			out := serviceStatus{Report: report, Agent: p.agentLine(cmd.Context(), cmd, o)}
 			text := tellService(report)
-			if out.Agent != "" {
+			if out.Agent != "" && out.Agent != report.Detail { // systemd was told the same
 				text += "  agent   " + oneLine(out.Agent) + "\n"
 			}
 			if err := p.print(out, text); err != nil {
