@@ -143,6 +143,8 @@ func remedyFor(err error) string {
 	path, known := errors.AsType[*fs.PathError](err)
 	if known && os.Getenv("INVOCATION_ID") != "" {
 		switch {
+		case errors.Is(err, syscall.EROFS) && path.Op == "mkdir": // a directory that is not there cannot be made writable
+			return fmt.Sprintf("mkdir -p %s; and let the service write there: systemctl edit nodejoin, with the lines \"[Service]\" and \"ReadWritePaths=%[1]s\"; then: systemctl restart nodejoin", path.Path)
 		case errors.Is(err, syscall.EROFS):
 			return fmt.Sprintf("let the service write there: systemctl edit nodejoin, with the lines \"[Service]\" and \"ReadWritePaths=%s\"; then: systemctl restart nodejoin", filepath.Dir(path.Path))
 		case strings.HasSuffix(path.Op, "chown"):

@@ -22,6 +22,7 @@ func TestRemedyUnderSystemd(t *testing.T) {
 		want             string
 	}{
 		{"read-only", "4b1d", readOnly, `"ReadWritePaths=/etc/my-service"; then: systemctl restart nodejoin`},
+		{"a directory that is missing", "4b1d", &fs.PathError{Op: "mkdir", Path: "/etc/my-service", Err: syscall.EROFS}, `mkdir -p /etc/my-service; and let the service write there: systemctl edit nodejoin, with the lines "[Service]" and "ReadWritePaths=/etc/my-service"`},
 		{"an owner", "4b1d", chown, "owner.conf"},
 		{"read-only, and not a service", "", readOnly, "its file system is writable"},
 		{"an owner, and not a service", "", chown, "run as root"},

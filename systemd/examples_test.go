@@ -84,4 +84,4 @@ func verifyExample(t *testing.T, name, text string) {
 }
 
 // programs are replaced by one that is on every machine.
-var programs = strings.NewReplacer("="+packaged+" ", "=/bin/true ", "=/usr/bin/systemctl ", "=/bin/true ")
+var programs = strings.NewReplacer("="+packaged+" ", "=/bin/true ", "=/usr/bin/systemctl ", "=/bin/true ", "=/usr/bin/install ", "=/bin/true ")

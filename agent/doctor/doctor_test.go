@@ -570,6 +570,9 @@ func TestServiceAndLock(t *testing.T) {
 		want  []wanted
 	}{
 		{"active", func(*testing.T, *patient) {}, []wanted{{"service", OK, "nodejoin.service is active: valid until tomorrow", ""}}},
+		{"not configured", func(t *testing.T, p *patient) {
+			p.unit(t, "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n")
+		}, []wanted{{"service", Failure, "there is nothing in /etc/nodejoin/config.yaml", "systemctl start nodejoin.service"}}},
 		{"not installed", func(t *testing.T, p *patient) { p.unit(t, "LoadState=not-found\nActiveState=inactive\n") }, []wanted{{"service", Warning, "no unit nodejoin.service", "nodejoin service install"}}},
 		{"masked", func(t *testing.T, p *patient) { p.unit(t, "LoadState=masked\nActiveState=inactive\n") }, []wanted{{"service", Failure, "is masked", "systemctl unmask"}}},
 		{"failed", func(t *testing.T, p *patient) { p.unit(t, "LoadState=loaded\nActiveState=failed\nResult=exit-code\n") }, []wanted{{"service", Failure, "has failed (exit-code)", "journalctl --unit nodejoin.service"}}},

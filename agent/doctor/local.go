@@ -160,11 +160,13 @@ func (e *examination) checkService(ctx context.Context, f *findings) {
 	state := properties["ActiveState"]
 	switch {
 	case properties["LoadState"] == "not-found":
-		f.add(Warning, "nodejoin service install, or run \"nodejoin run\" some other way that starts it at boot", "systemd has no unit %s: nothing keeps this machine's certificate after the next boot", unit)
+		f.add(Warning, "nodejoin service install && nodejoin service start, or run \"nodejoin run\" some other way that starts it at boot", "systemd has no unit %s: nothing keeps this machine's certificate after the next boot", unit)
 	case properties["LoadState"] == "masked":
 		f.add(Failure, "systemctl unmask "+unit, "%s is masked: it cannot be started", unit)
 	case state == "failed":
 		f.add(Failure, "look at its last words, then start it: journalctl --unit "+unit+" --lines 20; systemctl restart "+unit, "%s has failed (%s)", unit, properties["Result"])
+	case state == "inactive" && properties["Result"] == "exec-condition":
+		f.add(Failure, "write it (see nodejoin-config(5)), then: systemctl start "+unit, "%s was not started: there is nothing in /etc/nodejoin/config.yaml", unit)
 	case state != "active" && state != "reloading" && state != "activating":
 		f.add(Failure, "systemctl enable --now "+unit, "%s does not run (%s)", unit, state)
 	default:
