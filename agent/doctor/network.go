@@ -189,9 +189,9 @@ func (e *examination) checkConnect(f *findings) {
 
 func connectRemedy(p *path) string {
 	switch {
-	case errors.Is(p.connectErr, syscall.ECONNREFUSED):
+	case errors.Is(p.connectErr, errRefused):
 		return "check the port, and on that machine that the server runs: ss -ltn"
-	case errors.Is(p.connectErr, syscall.ENETUNREACH), errors.Is(p.connectErr, syscall.EHOSTUNREACH):
+	case errors.Is(p.connectErr, errNoNetwork), errors.Is(p.connectErr, errNoHost):
 		return "check this machine's routes: ip route get " + p.addresses[0].Unmap().String()
 	}
 	return "check the route (ip route get " + p.addresses[0].Unmap().String() + ") and every firewall on the way: something drops the packets"
