@@ -33,8 +33,8 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
-func put(path, content string, mode fs.FileMode) error {
-	f, err := New(path, mode)
+func put(path, content string) error {
+	f, err := New(path, 0o600)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func TestReplace(t *testing.T) {
 	dir := scratch(t)
 	path := filepath.Join(dir, "file")
 	for _, content := range []string{"first", "second"} {
-		if err := put(path, content, 0o600); err != nil {
+		if err := put(path, content); err != nil {
 			t.Fatal(err)
 		}
 		want(t, path, content)
@@ -77,7 +77,7 @@ func TestReplace(t *testing.T) {
 // TestReplaceRead: whoever reads the file, and so keeps it from being replaced, is waited for, but not for ever.
 func TestReplaceRead(t *testing.T) {
 	path := filepath.Join(scratch(t), "file")
-	if err := put(path, "first", 0o600); err != nil {
+	if err := put(path, "first"); err != nil {
 		t.Fatal(err)
 	}
 	reader, err := os.Open(path)
@@ -86,7 +86,7 @@ func TestReplaceRead(t *testing.T) {
 	}
 	closed := time.AfterFunc(5*renameAgain, func() { _ = reader.Close() })
 	defer closed.Stop()
-	if err := put(path, "second", 0o600); err != nil {
+	if err := put(path, "second"); err != nil {
 		t.Fatal(err)
 	}
 	want(t, path, "second")
@@ -95,7 +95,7 @@ func TestReplaceRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if err := put(path, "third", 0o600); !errors.Is(err, windows.ERROR_SHARING_VIOLATION) && !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+	if err := put(path, "third"); !errors.Is(err, windows.ERROR_SHARING_VIOLATION) && !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
 		t.Errorf("a file that stays open was replaced: %v", err)
 	}
 	want(t, path, "second")
