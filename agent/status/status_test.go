@@ -126,6 +126,12 @@ var situations = []struct {
 		"kubelet-client: nobody has approved its request since 2026-11-24T02:57:00Z (by system:bootstrap:abcdef); remedy: kubectl certificate approve " + csrName,
 	},
 	{
+		"waits-with-anothers-credential", change(fresh(), func(s *Status) {
+			s.Certificates[0].Request = waitingFor(false, "system:node:node-8", 3*time.Minute)
+		}), 6, false,
+		"kubelet-client: nobody has approved its request since 2026-11-24T02:57:00Z; see: nodejoin status",
+	},
+	{
 		"approved-not-signed", change(fresh(), func(s *Status) {
 			s.Certificates[0].Request = waitingFor(true, "system:bootstrap:abcdef", 20*time.Second)
 		}), 6, false,

@@ -190,7 +190,7 @@ func (s *Status) findings(now time.Time, tell timekeeping) []finding {
 		problem(c.Name, c.Problem)
 		switch {
 		case c.Request != nil:
-			all = append(all, c.waits(now, tell))
+			all = append(all, c.waits(s.Node, now, tell))
 		case c.Problem == nil && !c.Usable(now):
 			all = append(all, c.unusable(now, s.Running))
 		}
@@ -210,8 +210,12 @@ func essence(p *Problem) Problem {
 	return Problem{Text: p.Text, Class: p.Class}
 }
 
-// waits tells what a certificate's request waits for, and who can act.
-func (c *Certificate) waits(now time.Time, tell timekeeping) finding {
+// nodeUser is what the user name of a node begins with.
+const nodeUser = "system:node:"
+
+// waits tells what a certificate's request waits for, and who can act. A request with a credential for another node is not to
+// be approved without a thought.
+func (c *Certificate) waits(node string, now time.Time, tell timekeeping) finding {
 	r := c.Request
 	f := finding{about: c.Name, class: fault.Unapproved}
 	if c.Usable(now) {
@@ -229,6 +233,9 @@ func (c *Certificate) waits(now time.Time, tell timekeeping) finding {
 	if !r.Approved {
 		f.text = "nobody has approved its request" + tell.since(since, now)
 		f.remedy = "kubectl certificate approve " + r.Name
+		if strings.HasPrefix(r.Username, nodeUser) && r.Username != nodeUser+node {
+			f.remedy += ", if this is no theft of another node's credential"
+		}
 		if r.Username != "" {
 			f.aside = " (by " + clip(oneLine(r.Username), textLimit) + ")"
 		}
