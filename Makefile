@@ -38,7 +38,7 @@ export GO
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo bench packages packages-test lint cross fmt fuzz controlplane deps clean help
+.PHONY: build test demo bench packages packages-test machine-test lint cross fmt fuzz controlplane deps clean help
 
 build: ## compile bin/nodejoin: static, stripped, reproducible (VERSION, COMMIT)
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/nodejoin ./agent/cmd/nodejoin
@@ -61,6 +61,9 @@ packages: ## make dist: deb, rpm, archives, bill of materials, checksums (VERSIO
 
 packages-test: ## as root on Debian: packages built twice are equal, lint, install, upgrade, remove, and come from signed repositories
 	packaging/check
+
+machine-test: controlplane ## as root: boot Debian machines with the packages and cloud-init, and check them against a real control plane
+	$(GO) run ./test/machine
 
 lint: ## golangci-lint over this module; go vet over the nested ones
 	.ci/golangci-lint run ./...

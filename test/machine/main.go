@@ -1,0 +1,135 @@
+// Command machine proves the service, the packages and the user data on real machines: Debian trees that are booted with
+// systemd and cloud-init, joining the real control plane over a network.
+//
+// It checks seven points, and the rpm, from outside, by what the cluster has seen and by what the machines answer, and prints a report:
+// for each point the checks, what was seen, and how long it took. It ends with 1 when a check failed. Each point is told
+// in a file of its own.
+//
+// # What it needs
+//
+// Root on Linux, systemd-nspawn and debootstrap, namespaces, loop devices, and for the first run Debian's archive. Where
+// something is missing it says what, and that nothing was tested; with NODEJOIN_TEST_ALL=1 that is a failure.
+//
+// # What it leaves
+//
+// The Debian tree, in the user's cache directory, since making it takes more than a minute. Machines are overlays on it, in a
+// temporary directory. Everything else (machines, control planes, mounts, bridges) lives in namespaces of one process, and
+// ends with it, however it ends.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func init() {
+	runtime.LockOSThread() // the inner process is killed when the thread that started it ends; see inNamespaces
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "machine:", err)
+		os.Exit(1)
+	}
+}
+
+// setup is what the inner process is told.
+type setup struct {
+	dir    string // for everything that is temporary
+	tree   string // the Debian tree
+	older  string // the package, in two versions
+	newer  string
+	points string // the numbers of the points to check; empty: all
+	inner  bool
+	began  time.Time
+}
+
+func (s *setup) flags() *flag.FlagSet {
+	f := flag.NewFlagSet("machine", flag.ContinueOnError)
+	f.StringVar(&s.older, "older", "", "a Debian package of nodejoin (default: it is built)")
+	f.StringVar(&s.newer, "newer", "", "a newer one")
+	f.StringVar(&s.points, "points", "", "the points to check, as in 1,4,rpm (default: all)")
+	f.BoolVar(&s.inner, "inner", false, "this is the process in namespaces of its own (used by the program itself)")
+	f.StringVar(&s.dir, "dir", "", "its temporary directory")
+	f.StringVar(&s.tree, "tree", "", "its Debian tree")
+	return f
+}
+
+func (s *setup) args() []string {
+	return []string{"-inner", "-dir=" + s.dir, "-tree=" + s.tree, "-older=" + s.older, "-newer=" + s.newer, "-points=" + s.points}
+}
+
+// wants reports whether one of some points is to be checked.
+func (s *setup) wants(points ...string) bool {
+	if s.points == "" {
+		return true
+	}
+	for wanted := range strings.SplitSeq(s.points, ",") {
+		if slices.Contains(points, wanted) {
+			return true
+		}
+	}
+	return false
+}
+
+func run(ctx context.Context) error {
+	s := &setup{began: time.Now()}
+	if err := s.flags().Parse(os.Args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if s.inner {
+		return s.test(ctx)
+	}
+	if missing := requirements(ctx); len(missing) > 0 {
+		return notRun(missing)
+	}
+	return s.prepare(ctx)
+}
+
+// notRun says what is missing. It is a failure where every test must run.
+func notRun(missing []string) error {
+	text := "the machine test was NOT RUN, nothing was tested: this machine has not got\n  " + strings.Join(missing, "\n  ")
+	if os.Getenv("NODEJOIN_TEST_ALL") == "1" {
+		return errors.New(text + "\nand NODEJOIN_TEST_ALL=1 does not allow to leave it out")
+	}
+	fmt.Fprintln(os.Stderr, "machine:", text)
+	return nil
+}
+
+// prepare makes what the test needs, outside of its namespaces, and starts it in them.
+func (s *setup) prepare(ctx context.Context) (err error) {
+	// Not in a /tmp in memory: a machine's disk is here.
+	if s.dir, err = os.MkdirTemp("/var/tmp", "nodejoin-machine-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
+	if s.tree, err = debianTree(ctx); err != nil {
+		return err
+	}
+	if s.older == "" || s.newer == "" {
+		if s.older, s.newer, err = buildPackages(ctx, s.dir); err != nil {
+			return err
+		}
+	}
+	if s.wants("rpm") {
+		if err := s.rpm(ctx); err != nil {
+			return err
+		}
+	}
+	return s.inNamespaces(ctx)
+}

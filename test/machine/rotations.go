@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nodejoin/nodejoin/test/testbed"
+)
+
+// mostExposed is the score of systemd-analyze security that the unit must not exceed.
+const mostExposed = 1.5
+
+// rotations goes on with the machine of the upgrades.
+func (s *upgrades) rotations(ctx context.Context, p *point) {
+	p.machines = append(p.machines, s.m)
+	p.check(ctx, fmt.Sprintf("systemd-analyze security: the exposure of the unit is %.1f at most", mostExposed), s.exposure)
+	p.check(ctx, "a changed configuration is taken up by systemctl reload", s.configure)
+	s.force(ctx, p)
+	p.check(ctx, "a deleted kubeconfig is put back", func(ctx context.Context) (string, error) {
+		return s.putBack(ctx, kubeconfig)
+	})
+	s.rotateCA(ctx, p)
+	p.check(ctx, "the API server has refused nothing to the machine meanwhile (401, 403), and nothing has failed", func(ctx context.Context) (string, error) {
+		lines, err := s.c.refused(ctx, s.m, p.began)
+		if err == nil && len(lines) > 0 {
+			err = errors.New(strings.Join(lines, "\n"))
+		}
+		if err != nil {
+			return "", err
+		}
+		return s.m.isQuiet(ctx)
+	})
+}
+
+var exposureLine = regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+) .*`)
+
+func (s *upgrades) exposure(ctx context.Context) (string, error) {
+	text, err := s.m.run(ctx, "systemd-analyze", "security", "--no-pager", unit)
+	found := exposureLine.FindStringSubmatch(text)
+	if err != nil || found == nil {
+		return "", errors.Join(err, errors.New("it tells no score: "+tail(text, 3)))
+	}
+	score, err := strconv.ParseFloat(found[1], 64)
+	if err == nil && score > mostExposed {
+		err = errors.New(found[0])
+	}
+	return found[0], err
+}
+
+// moreConfiguration has the agent look at the cluster's CA all the time, and tell others of what has changed.
+const moreConfiguration = `
+trust: {interval: 2s}
+hooks:
+- {name: restart-reader, on: [kubelet-client, ca], command: [/usr/bin/touch, /run/nodejoin/changed]}
+`
+
+// readerUnits are a service that wants to be restarted after a change, and the way to it from a hook.
+var readerUnits = map[string]string{
+	"/etc/systemd/system/reader.service":         "[Service]\nExecStart=/bin/sh -c 'date >>/var/log/reader; exec sleep infinity'\n",
+	"/etc/systemd/system/restart-reader.path":    "[Path]\nPathChanged=/run/nodejoin/changed\n",
+	"/etc/systemd/system/restart-reader.service": "[Service]\nType=oneshot\nExecStart=/bin/systemctl restart reader.service\n",
+}
+
+func (s *upgrades) configure(ctx context.Context) (string, error) {
+	for path, text := range readerUnits {
+		if err := s.m.drop(ctx, path, text); err != nil {
+			return "", err
+		}
+	}
+	if _, err := s.m.shell(ctx, "systemctl daemon-reload && systemctl start reader.service restart-reader.path"); err != nil {
+		return "", err
+	}
+	config, err := s.m.read(configFile)
+	if err != nil {
+		return "", err
+	}
+	before, err := s.m.property(ctx, unit, "MainPID")
+	if err != nil {
+		return "", err
+	}
+	if err := s.m.drop(ctx, configFile, config+moreConfiguration); err != nil {
+		return "", err
+	}
+	if _, err := s.m.run(ctx, "systemctl", "reload", unit); err != nil {
+		return "", err
+	}
+	line, err := s.m.says(ctx, 30*time.Second, s.m.valid())
+	if err != nil {
+		return line, err
+	}
+	after, err := s.m.property(ctx, unit, "MainPID")
+	if err == nil && after != before {
+		err = fmt.Errorf("the process was %s and is %s", before, after)
+	}
+	return "process " + after + ", as before", err
+}
+
+// readings returns how often the reader was started.
+func (s *upgrades) readings() (int, error) {
+	text, err := s.m.read("/var/log/reader")
+	return strings.Count(text, "\n"), err
+}
+
+// force rotates, and looks at what the hook has led to.
+func (s *upgrades) force(ctx context.Context, p *point) {
+	readings := 0
+	p.check(ctx, "a rotation (nodejoin join --force) writes a new certificate", func(ctx context.Context) (_ string, err error) {
+		if readings, err = s.readings(); err != nil {
+			return "", err
+		}
+		before, err := s.m.serial()
+		if err != nil {
+			return "", err
+		}
+		began := time.Now()
+		if _, err := s.m.run(ctx, "nodejoin", "join", "--force", "--timeout", "1m"); err != nil {
+			return "", err
+		}
+		after, err := s.m.serial()
+		if err == nil && after == before {
+			err = errors.New("the serial number has not changed")
+		}
+		return fmt.Sprintf("serial %s, then %s, in %.1f s", before, after, time.Since(began).Seconds()), err
+	})
+	p.check(ctx, "the hook restarts a unit that the sandbox keeps it from, through a path unit", func(ctx context.Context) (string, error) {
+		err := eventually(ctx, 30*time.Second, func() error {
+			now, err := s.readings()
+			if err == nil && now <= readings {
+				err = fmt.Errorf("it was started %d times, as before", now)
+			}
+			return err
+		})
+		return fmt.Sprintf("reader.service was started %d time(s) before the rotation, and again after it", readings), err
+	})
+}
+
+// putBack deletes a file, and waits until it is there again.
+func (s *upgrades) putBack(ctx context.Context, path string) (string, error) {
+	before, err := s.m.read(path)
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.m.run(ctx, "rm", path); err != nil {
+		return "", err
+	}
+	began := time.Now()
+	err = eventually(ctx, 30*time.Second, func() error {
+		after, err := s.m.read(path)
+		if err == nil && after != before {
+			err = errors.New("it is another one")
+		}
+		return err
+	})
+	return fmt.Sprintf("the same again after %.1f s", time.Since(began).Seconds()), err
+}
+
+// rotateCA takes the cluster from one CA to another, in the three steps of Kubernetes' documentation.
+func (s *upgrades) rotateCA(ctx context.Context, p *point) {
+	old := s.c.ServingCA
+	var next *testbed.CA
+	var before moment
+	p.do(ctx, "make another CA", func(ctx context.Context) (err error) {
+		if next, err = testbed.NewCA(filepath.Join(s.c.Dir, "pki", "next"), "kubernetes"); err != nil {
+			return err
+		}
+		before, err = s.now(ctx)
+		return err
+	})
+	p.check(ctx, "CA rotation, 1: the old CA signs, both are trusted: the machine's bundle has both", func(ctx context.Context) (string, error) {
+		return s.stepCA(ctx, testbed.PKI{Issuer: old, Trusted: []*testbed.CA{old, next}})
+	})
+	p.check(ctx, "CA rotation, 2: the new CA signs: a rotation brings a certificate of it", func(ctx context.Context) (string, error) {
+		if seen, err := s.stepCA(ctx, testbed.PKI{Issuer: next, Trusted: []*testbed.CA{old, next}}); err != nil {
+			return seen, err
+		}
+		if _, err := s.m.run(ctx, "nodejoin", "join", "--force", "--timeout", "1m"); err != nil {
+			return "", err
+		}
+		certificate, err := s.m.identity()
+		if err == nil {
+			err = certificate.CheckSignatureFrom(next.Cert)
+		}
+		after, unseen := s.now(ctx)
+		return fmt.Sprintf("serial %s, then %s, of the CA %s", before.serial, after.serial, next.Pin()), errors.Join(err, unseen)
+	})
+	p.check(ctx, "CA rotation, 3: the new CA alone is trusted: the old one is gone from the bundle", func(ctx context.Context) (string, error) {
+		return s.stepCA(ctx, testbed.PKI{Issuer: next, Trusted: []*testbed.CA{next}})
+	})
+	p.check(ctx, "all that by the same process, whose status is in order", func(ctx context.Context) (string, error) {
+		line, err := s.m.says(ctx, time.Minute, s.m.valid())
+		if err != nil {
+			return line, err
+		}
+		after, err := s.now(ctx)
+		if err == nil && after.pid != before.pid {
+			err = fmt.Errorf("the process was %s and is %s", before.pid, after.pid)
+		}
+		return line, err
+	})
+}
+
+// stepCA takes a step, and waits until the machine's bundle is what the cluster trusts.
+func (s *upgrades) stepCA(ctx context.Context, pki testbed.PKI) (string, error) {
+	outage, err := s.c.Rotate(ctx, pki)
+	if err != nil {
+		return "", err
+	}
+	err = eventually(ctx, 90*time.Second, func() error {
+		text, err := os.ReadFile(filepath.Join(s.m.root, caFile))
+		if err != nil {
+			return err
+		}
+		rest := string(text)
+		for _, ca := range pki.Trusted {
+			before, after, found := strings.Cut(rest, string(ca.PEM))
+			if !found {
+				return errors.New("a CA of the cluster's is not in the bundle")
+			}
+			rest = before + after
+		}
+		if strings.TrimSpace(rest) != "" {
+			return errors.New("there is more in the bundle than the cluster trusts")
+		}
+		return nil
+	})
+	return fmt.Sprintf("%d CA(s) in %s, %.1f s after the API server was back", len(pki.Trusted), caFile, time.Since(outage.To).Seconds()), err
+}

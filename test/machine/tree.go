@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	suite  = "bookworm"
+	mirror = "http://deb.debian.org/debian"
+	// first is what debootstrap installs, which does not resolve everything that apt does: a dependency on a virtual package,
+	// such as python3-cryptography's, stays unmet.
+	first = "systemd,systemd-sysv,dbus,iproute2,ca-certificates"
+	// then is what apt installs. procps is what a person finds on a real machine.
+	then = "cloud-init containerd runc iptables procps"
+)
+
+// recipe makes a machine's tree in $1. No service is started while packages are configured: policy-rc.d says so
+// (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
+const recipe = `set -eu
+tree=$1
+debootstrap --variant=minbase --include="$FIRST" "$SUITE" "$tree" "$MIRROR"
+printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
+chmod 755 "$tree/usr/sbin/policy-rc.d"
+cp -L /etc/resolv.conf "$tree/etc/resolv.conf"
+export DEBIAN_FRONTEND=noninteractive
+chroot "$tree" apt-get install -q -y --no-install-recommends $THEN
+chroot "$tree" apt-get clean
+# Nobody here speaks another language, and there is one source of user data.
+printf 'locale: false\ndatasource_list: [NoCloud, None]\n' >"$tree/etc/cloud/cloud.cfg.d/90-machine.cfg"
+# Each machine makes its own. An empty machine-id is one of an image; without the file systemd would ask a person to set it up.
+rm -f "$tree/usr/sbin/policy-rc.d" "$tree/etc/resolv.conf" "$tree/var/lib/dbus/machine-id" "$tree/etc/hostname"
+: >"$tree/etc/machine-id"
+`
+
+// debianTree returns a Debian tree with systemd, cloud-init and containerd, and makes it where it is not in the cache.
+func debianTree(ctx context.Context) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("where to keep the Debian tree: %w", err)
+	}
+	sum := sha256.Sum256([]byte(strings.Join([]string{suite, mirror, first, then, recipe}, "\x00")))
+	tree := filepath.Join(cache, "nodejoin", "machine-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(tree); err == nil {
+		return tree, nil
+	}
+	fmt.Fprintf(os.Stderr, "machine: making a Debian tree for machines in %s, once (more than a minute)\n", tree)
+	if err := os.MkdirAll(filepath.Dir(tree), 0o755); err != nil {
+		return "", err
+	}
+	making, err := os.MkdirTemp(filepath.Dir(tree), "machine-making-")
+	if err != nil {
+		return "", err
+	}
+	if err := makeTree(ctx, making); err != nil {
+		return "", errors.Join(fmt.Errorf("make a Debian tree: %w", err), os.RemoveAll(making))
+	}
+	if err := errors.Join(os.Chmod(making, 0o755), os.Rename(making, tree)); err != nil {
+		return "", errors.Join(err, os.RemoveAll(making))
+	}
+	return tree, nil
+}
+
+func makeTree(ctx context.Context, tree string) error {
+	cmd := exec.CommandContext(ctx, "sh", "-c", recipe, "sh", tree)
+	cmd.Env = append(os.Environ(), "FIRST="+first, "THEN="+then, "SUITE="+suite, "MIRROR="+mirror)
+	log, err := os.CreateTemp("", "debootstrap-*.log")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(log.Name())
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		if _, unread := log.Seek(0, io.SeekStart); unread != nil {
+			return errors.Join(err, unread)
+		}
+		text, unread := io.ReadAll(log)
+		return errors.Join(fmt.Errorf("%w; its log ends:\n%s", err, tail(string(text), 20)), unread)
+	}
+	return nil
+}
