@@ -264,3 +264,22 @@ func TestParseInstallRefuses(t *testing.T) {
 		})
 	}
 }
+
+// The kubelet's drop-in says what the example does that the packages ship.
+func TestKubeletWaits(t *testing.T) {
+	example, err := os.ReadFile("../../../systemd/examples/kubelet.service.d/10-nodejoin.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	directives := func(text string) (lines []string) {
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	if diff := cmp.Diff(directives(string(example)), directives(kubeletWaits)); diff != "" {
+		t.Error(diff)
+	}
+}

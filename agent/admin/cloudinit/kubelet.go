@@ -4,14 +4,14 @@ const (
 	kubeletUnit   = "kubelet.service"
 	kubeletDropIn = "/etc/systemd/system/" + kubeletUnit + ".d/10-nodejoin.conf"
 
-	// KubeletWaits is the drop-in with which a kubelet waits for the identity.
+	// kubeletWaits is the drop-in with which a kubelet waits for the identity: systemd/examples has it with more words.
 	kubeletWaits = `# The kubelet starts when this node's identity can be used, and not before. The boot does not wait for that.
 [Unit]
 Wants=nodejoin.service
 After=nodejoin.service multi-user.target
 
 [Service]
-ExecStartPre=/usr/bin/nodejoin wait --timeout 0
+ExecStartPre=/usr/bin/nodejoin wait --timeout=0
 TimeoutStartSec=infinity
 `
 )
