@@ -61,7 +61,7 @@ func TestPagesAreCorrect(t *testing.T) {
 	t.Run("groff", func(t *testing.T) {
 		need(t, "groff")
 		for _, file := range files {
-			out, err := exec.CommandContext(t.Context(), "groff", "-man", "-Tutf8", "-ww", "-z", file).CombinedOutput() //nolint:gosec // our own files
+			out, err := exec.CommandContext(t.Context(), "groff", "-man", "-Tutf8", "-ww", "-z", file).CombinedOutput()
 			if err != nil || len(out) != 0 {
 				t.Errorf("%s: %v\n%s", filepath.Base(file), err, out)
 			}

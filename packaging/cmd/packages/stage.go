@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -103,9 +102,6 @@ func (r *release) read(from, to string) ([]document, error) {
 		documents = append(documents, document{path.Join(to, name), data, mode})
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(to, docDir+"examples/") {
-		err = nil
-	}
 	return documents, err
 }
 

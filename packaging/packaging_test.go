@@ -1,0 +1,140 @@
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/nodejoin/nodejoin/agent/config"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// The configuration that is installed says nothing, so that the service is not started on it.
+func TestInstalledConfigurationIsEmpty(t *testing.T) {
+	text := read(t, "config.yaml")
+	condition := regexp.MustCompile(`(?m)^ExecCondition=.*grep -qs "(.*)" (\S+)$`).FindStringSubmatch(read(t, "../systemd/nodejoin.service"))
+	if condition == nil || condition[2] != "/etc/nodejoin/config.yaml" {
+		t.Fatalf("the unit has another condition: %q", condition)
+	}
+	if regexp.MustCompile(`(?m)` + strings.ReplaceAll(condition[1], "[:space:]", `\s`)).MatchString(text) {
+		t.Errorf("the service would be started on\n%s", text)
+	}
+	if _, err := config.Parse([]byte(text), "config.yaml"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The example in it is a configuration as soon as the signs of the comment are taken off, and says what it promises to.
+func TestInstalledExampleIsRight(t *testing.T) {
+	example := regexp.MustCompile(`(?m)^#(\w|  )`).ReplaceAllString(read(t, "config.yaml"), "$1")
+	file, err := config.Parse([]byte(example), "config.yaml")
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, example)
+	}
+	if len(file.Cluster.Servers) != 1 || len(file.Cluster.CACertHashes) != 1 {
+		t.Errorf("%+v", file.Cluster)
+	}
+}
+
+// The test of the unit and those of the maintainer scripts ask the same of the configuration.
+func TestScriptsAskWhatTheUnitAsks(t *testing.T) {
+	if !strings.Contains(read(t, "../systemd/nodejoin.service"), `"^[^#[:space:]]"`) {
+		t.Error("the unit has another condition")
+	}
+	for _, script := range []string{"scripts/deb/postinst", "scripts/rpm/post"} {
+		if !strings.Contains(read(t, script), `grep -qs '^[^#[:space:]]'`) {
+			t.Errorf("%s has another condition", script)
+		}
+	}
+}
+
+func scripts(t *testing.T) []string {
+	t.Helper()
+	scripts, err := filepath.Glob("scripts/*/*")
+	if err != nil || len(scripts) != 7 {
+		t.Fatalf("%q, %v", scripts, err)
+	}
+	return scripts
+}
+
+// sh takes every script. What rpm runs has no shebang: rpm names the shell.
+func TestScriptsAreForSh(t *testing.T) {
+	for _, script := range slices.Concat(scripts(t), []string{"repository"}) {
+		if out, err := exec.CommandContext(t.Context(), "sh", "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+		if forRPM := strings.HasPrefix(script, "scripts/rpm/"); strings.HasPrefix(read(t, script), "#!/bin/sh\n") == forRPM {
+			t.Errorf("%s begins with another line", script)
+		}
+	}
+}
+
+// No script touches the node's identity, and none removes a tree.
+func TestScriptsKeepTheIdentity(t *testing.T) {
+	for _, script := range scripts(t) {
+		for number, line := range strings.Split(read(t, script), "\n") {
+			code, _, _ := strings.Cut(strings.TrimSpace(line), "#")
+			if strings.Contains(code, "/etc/kubernetes") || strings.Contains(code, "/var/lib/kubelet") || regexp.MustCompile(`\brm -\w*r`).MatchString(code) {
+				t.Errorf("%s:%d: %s", script, number+1, line)
+			}
+		}
+	}
+}
+
+// Every override is beside the reason for it.
+func TestOverridesHaveReasons(t *testing.T) {
+	for _, file := range []struct{ path, override string }{
+		{"debian/lintian-overrides", `^nodejoin: `},
+		{"rpmlint.toml", `^    "`},
+	} {
+		before, found := "", 0
+		for line := range strings.Lines(read(t, file.path)) {
+			if regexp.MustCompile(file.override).MatchString(line) {
+				found++
+				if !strings.HasPrefix(strings.TrimSpace(before), "# ") {
+					t.Errorf("%s: %q has no reason", file.path, line)
+				}
+			}
+			before = line
+		}
+		if found < 3 {
+			t.Errorf("%s: only %d overrides were found", file.path, found)
+		}
+	}
+}
+
+// The packages ship one configuration file, which dpkg and rpm leave to the administrator, and no directory of the identity.
+func TestRecipe(t *testing.T) {
+	var recipe struct {
+		Contents []struct{ Src, Dst, Type string }
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "nfpm.yaml")), &recipe); err != nil {
+		t.Fatal(err)
+	}
+	var configured []string
+	for _, c := range recipe.Contents {
+		if strings.HasPrefix(c.Dst, "/etc/kubernetes") || strings.HasPrefix(c.Dst, "/var") {
+			t.Errorf("%s is shipped", c.Dst)
+		}
+		if c.Type == "config|noreplace" {
+			configured = append(configured, c.Dst)
+		}
+	}
+	if !slices.Equal(configured, []string{"/etc/nodejoin/config.yaml"}) {
+		t.Errorf("conffiles: %q", configured)
+	}
+}
