@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,48 +137,59 @@ func TestReaders(t *testing.T) {
 	commit(t, store, pairNo(t, 0), testTime)
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
-	readers.Go(func() { readUntil(t, store, stop) })
-	readers.Go(func() { loadUntil(t, store, stop) })
+	var reads [2]atomic.Int64
+	readers.Go(func() { countUntil(stop, &reads[0], func() bool { return readAsKubelet(t, store) }) })
+	readers.Go(func() { countUntil(stop, &reads[1], func() bool { return loadWhole(t, store) }) })
 	defer readers.Wait()
 	defer close(stop)
 	for i := range 200 {
+		before := [2]int64{reads[0].Load(), reads[1].Load()}
 		commit(t, store, pairNo(t, i%3), testTime)
+		// What a reader found under the link stays for one commit more. No reader is slower than that, but on a machine
+		// with much to do, where 200 commits take no longer than one read.
+		for n := range reads {
+			for reads[n].Load() == before[n] && !t.Failed() {
+				time.Sleep(10 * time.Microsecond)
+			}
+		}
 	}
 	wantWhole(t, store, pairNo(t, 199%3))
 }
 
-// readUntil reads the link as a kubelet's process does, with one opening of the file.
-func readUntil(t *testing.T, store *Store, stop chan struct{}) {
-	for current := filepath.Join(store.paths.CertDir, currentName); ; {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		data, err := os.ReadFile(current)
-		if err == nil {
-			_, err = tls.X509KeyPair(data, data)
-		}
-		if err != nil {
-			t.Errorf("reading: %v", err)
-			return
-		}
-	}
-}
-
-func loadUntil(t *testing.T, store *Store, stop chan struct{}) {
+// countUntil reads again and again, and counts the reads that went well, until one does not.
+func countUntil(stop chan struct{}, reads *atomic.Int64, read func() bool) {
 	for {
 		select {
 		case <-stop:
 			return
 		default:
 		}
-		disk, err := store.Load()
-		if err := errors.Join(err, diskError(disk)); err != nil {
-			t.Errorf("loading: %v", err)
+		if !read() {
 			return
 		}
+		reads.Add(1)
 	}
+}
+
+// readAsKubelet reads the link as a kubelet's process does, with one opening of the file.
+func readAsKubelet(t *testing.T, store *Store) bool {
+	data, err := os.ReadFile(filepath.Join(store.paths.CertDir, currentName))
+	if err == nil {
+		_, err = tls.X509KeyPair(data, data)
+	}
+	if err != nil {
+		t.Errorf("reading: %v", err)
+	}
+	return err == nil
+}
+
+func loadWhole(t *testing.T, store *Store) bool {
+	disk, err := store.Load()
+	if err := errors.Join(err, diskError(disk)); err != nil {
+		t.Errorf("loading: %v", err)
+		return false
+	}
+	return true
 }
 
 func diskError(disk *Disk) error {
