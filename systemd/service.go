@@ -30,9 +30,10 @@ type State string
 
 // The states.
 const (
+	Starting     State = "starting" // it was started, and has not said yet that it is ready
 	Running      State = "running"
 	Stopped      State = "stopped" // it is installed
-	Failed       State = "failed"  // it ended by itself, and is not started again
+	Failed       State = "failed"  // it ended by itself; the detail says where it is started again
 	NotInstalled State = "not-installed"
 )
 
@@ -48,7 +49,7 @@ type Report struct {
 	Detail     string `json:"detail,omitempty"`     // what the service manager says of it
 	Note       string `json:"note,omitempty"`       // what to know, or to do next
 
-	exit int // the exit status of one that has failed
+	exit int // the exit status of one that has ended with one that is not 0
 }
 
 // Find returns the service with the service manager of this machine. In a chroot or an image that has systemd but does not

@@ -188,7 +188,11 @@ func TestUnitStatus(t *testing.T) {
 		{"LoadState=loaded\nActiveState=inactive\nStatusText=waits\nResult=success\n", Report{State: Stopped}},
 		{"LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", Report{State: Stopped, Detail: "its last start ended with exec-condition"}},
 		{"LoadState=loaded\nActiveState=failed\nResult=exit-code\nExecMainStatus=3\n", Report{State: Failed, Detail: "it ended with exit-code 3", exit: 3}},
-		{"LoadState=loaded\nActiveState=failed\nResult=watchdog\nExecMainStatus=6\n", Report{State: Failed, Detail: "it ended with watchdog", exit: 6}},
+		{"LoadState=loaded\nActiveState=failed\nResult=watchdog\nExecMainStatus=6\n", Report{State: Failed, Detail: "it ended with watchdog"}},
+		{"LoadState=loaded\nActiveState=failed\nResult=core-dump\nExecMainStatus=6\n", Report{State: Failed, Detail: "it ended with core-dump"}},
+		{"LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nStatusText=waits\nResult=exit-code\nExecMainStatus=1\n", Report{State: Failed, Detail: "it ended with exit-code 1, and is started again", exit: 1}},
+		{"LoadState=loaded\nActiveState=activating\nSubState=auto-restart-queued\nResult=signal\nExecMainStatus=9\n", Report{State: Failed, Detail: "it ended with signal, and is started again"}},
+		{"LoadState=loaded\nActiveState=activating\nSubState=start\nStatusText=reads\nResult=success\nExecMainStatus=0\n", Report{State: Starting, Detail: "reads"}},
 	} {
 		m := newMachine(t, true)
 		m.show, test.want.Manager = test.show, "systemd"
@@ -208,6 +212,8 @@ func TestStart(t *testing.T) {
 		{"not installed", "LoadState=not-found\n", "", fault.Files, "it is not installed"},
 		{"not configured", "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", "", fault.Usage, "/etc/nodejoin/config.yaml"},
 		{"the agent ends with its exit status", "LoadState=loaded\nActiveState=failed\nResult=exit-code\nExecMainStatus=7\n", "start", fault.Held, "Job for nodejoin.service failed"},
+		{"the agent ends by a signal", "LoadState=loaded\nActiveState=failed\nResult=core-dump\nExecMainStatus=6\n", "start", fault.Unexpected, "Job for nodejoin.service failed"},
+		{"the agent is ready, and ends", "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\nExecMainStatus=1\n", "", fault.Unexpected, "it ended with exit-code 1, and is started again"},
 		{"systemd refuses", "LoadState=loaded\nActiveState=inactive\nResult=success\n", "start", fault.Unexpected, "Job for nodejoin.service failed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

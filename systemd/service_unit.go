@@ -244,20 +244,33 @@ func (s *Service) unitStatus() (*Report, error) {
 	}
 	report.File, report.AtBoot = properties["FragmentPath"], properties["UnitFileState"] == "enabled"
 	report.Packaged = report.File != "" && report.File != s.ownUnit()
-	switch properties["ActiveState"] {
-	case "active", "reloading", "activating", "refreshing":
-		report.State, report.Detail = Running, properties["StatusText"]
-	case "failed":
-		report.State, report.Detail = Failed, "it ended with "+properties["Result"]
+	tellState(report, properties)
+	return report, nil
+}
+
+// tellState puts into a report how the unit is. One that waits for systemd to start it again after a failure has failed: it
+// does not run.
+func tellState(report *Report, properties map[string]string) {
+	result := properties["Result"]
+	if result == "exit-code" { // else the status is the number of a signal
 		report.exit, _ = strconv.Atoi(properties["ExecMainStatus"]) // what is no number is no status either
-		if properties["Result"] == "exit-code" {
-			report.Detail += " " + strconv.Itoa(report.exit)
+		if report.exit != 0 {                                       // else it was another program of the unit
+			result += " " + strconv.Itoa(report.exit)
 		}
+	}
+	switch active := properties["ActiveState"]; {
+	case active == "activating" && strings.HasPrefix(properties["SubState"], "auto-restart"):
+		report.State, report.Detail = Failed, "it ended with "+result+", and is started again"
+	case active == "activating":
+		report.State, report.Detail = Starting, properties["StatusText"]
+	case active == "active" || active == "reloading" || active == "refreshing":
+		report.State, report.Detail = Running, properties["StatusText"]
+	case active == "failed":
+		report.State, report.Detail = Failed, "it ended with "+result
 	default:
 		report.State = Stopped
-		if result := properties["Result"]; result != "success" && result != "" {
+		if result != "success" && result != "" {
 			report.Detail = "its last start ended with " + result
 		}
 	}
-	return report, nil
 }

@@ -116,7 +116,7 @@ status tells of the certificates; this one tells of the service alone).
 
 Exit status (not the 0, 3 and 4 of "systemctl status", which mean something else throughout nodejoin):
   0  the service runs
-  1  it is installed, and does not run: it was stopped, or has failed
+  1  it is installed, and does not run: it is just starting, was stopped, or has failed (also where it is started again)
   8  it is not installed
 `,
 		Example: `  nodejoin service status
