@@ -52,11 +52,11 @@ func TestInstalledExampleIsRight(t *testing.T) {
 
 // The test of the unit and those of the maintainer scripts ask the same of the configuration.
 func TestScriptsAskWhatTheUnitAsks(t *testing.T) {
-	if !strings.Contains(read(t, "../systemd/nodejoin.service"), `"^[^#[:space:]]"`) {
+	if !strings.Contains(read(t, "../systemd/nodejoin.service"), `"^[[:space:]]*[^#[:space:]]"`) {
 		t.Error("the unit has another condition")
 	}
 	for _, script := range []string{"scripts/deb/postinst", "scripts/rpm/post"} {
-		if !strings.Contains(read(t, script), `grep -qs '^[^#[:space:]]'`) {
+		if !strings.Contains(read(t, script), `grep -qs '^[[:space:]]*[^#[:space:]]'`) {
 			t.Errorf("%s has another condition", script)
 		}
 	}

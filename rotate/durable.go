@@ -51,10 +51,8 @@ func stageFile(path string, data []byte, a access) (*pending.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.owner != nil {
-		if err := f.Chown(a.owner.UID, a.owner.GID); err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot give %s to its owner: %w", path, err), discard(f))
-		}
+	if err := giveAway(f, a.owner); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot give %s to its owner: %w", path, err), discard(f))
 	}
 	if _, err := f.Write(data); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
@@ -63,6 +61,18 @@ func stageFile(path string, data []byte, a access) (*pending.File, error) {
 		return nil, errors.Join(fmt.Errorf("cannot write %s: %w", path, err), discard(f))
 	}
 	return f, nil
+}
+
+// giveAway gives a file to its owner, where that is another: the sandbox of the unit forbids the call, whatever it changes.
+func giveAway(f *pending.File, owner *Owner) error {
+	if owner == nil {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil || owner.owns(info) {
+		return err
+	}
+	return f.Chown(owner.UID, owner.GID)
 }
 
 // staging are the temporary files of this process, which sweep leaves alone: one may wait for its certificate while
@@ -137,16 +147,18 @@ func explain(err error) error {
 	return err
 }
 
-// remedyFor says what to do about what the file system refuses. Under systemd it is the sandbox of the unit that does, most
-// likely: INVOCATION_ID is in the environment of what systemd runs, and of nothing else.
+// remedyFor says what to do about what the file system refuses. In the service it is the sandbox of the unit that does, most
+// likely: systemd says where the service's runtime directory is to nobody else.
 func remedyFor(err error) string {
 	path, known := errors.AsType[*fs.PathError](err)
-	if known && os.Getenv("INVOCATION_ID") != "" {
+	if known && filepath.Base(os.Getenv("RUNTIME_DIRECTORY")) == "nodejoin" {
 		switch {
 		case errors.Is(err, syscall.EROFS) && path.Op == "mkdir": // a directory that is not there cannot be made writable
 			return fmt.Sprintf("mkdir -p %s; and let the service write there: systemctl edit nodejoin, with the lines \"[Service]\" and \"ReadWritePaths=%[1]s\"; then: systemctl restart nodejoin", path.Path)
 		case errors.Is(err, syscall.EROFS):
 			return fmt.Sprintf("let the service write there: systemctl edit nodejoin, with the lines \"[Service]\" and \"ReadWritePaths=%s\"; then: systemctl restart nodejoin", filepath.Dir(path.Path))
+		case errors.Is(err, syscall.EACCES):
+			return fmt.Sprintf("the service is root without its privileges, sees nothing of /root and /home, and may read and write what belongs to root: move it to /etc/nodejoin, or: chown root %s", fault.Word(path.Path))
 		case strings.HasSuffix(path.Op, "chown"):
 			return "let the service give files away: put the example owner.conf (/usr/share/doc/nodejoin/examples/systemd) into /etc/systemd/system/nodejoin.service.d; then: systemctl daemon-reload; systemctl restart nodejoin"
 		}

@@ -65,6 +65,9 @@ var children = map[string]func() error{
 		_, err = io.Copy(io.Discard, os.Stdin) // until it is killed, or its parent lets go
 		return errors.Join(err, lock.Unlock())
 	},
+	"replace": func() error {
+		return ReplaceSecret(filepath.Join(os.Getenv(rootVariable), "secret"), []byte("new"))
+	},
 	"commit": func() error {
 		pair, err := childsPair()
 		if err != nil {

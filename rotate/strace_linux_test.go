@@ -136,6 +136,19 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestReplaceSecretInTheSandbox forbids what the sandbox of the unit forbids: giving a file to the owner that it has already.
+func TestReplaceSecretInTheSandbox(t *testing.T) {
+	needsStrace(t)
+	root := t.TempDir()
+	write(t, filepath.Join(root, "secret"), "old", 0o600)
+	if _, err := traced(t, "replace", root, "fchown,chown,fchownat:error=EPERM"); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, filepath.Join(root, "secret")); got != "new" {
+		t.Errorf("the secret is %q", got)
+	}
+}
+
 func below(root, path string) string {
 	if path == root {
 		return "/"

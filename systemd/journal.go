@@ -14,11 +14,14 @@ func OnJournal() bool {
 	return is && err == nil
 }
 
+// PriorityError is what a line of the severity of an error begins with (sd-daemon(3)).
+const PriorityError = "<3>"
+
 // priorities are what the journal takes for the severity of a line that begins with them (sd-daemon(3)), the most severe first.
 var priorities = []struct {
 	level  slog.Level
 	prefix string
-}{{slog.LevelError, "<3>"}, {slog.LevelWarn, "<4>"}, {slog.LevelInfo, "<6>"}, {slog.LevelDebug, "<7>"}}
+}{{slog.LevelError, PriorityError}, {slog.LevelWarn, "<4>"}, {slog.LevelInfo, "<6>"}, {slog.LevelDebug, "<7>"}}
 
 // journalHandler has a handler for each of priorities.
 type journalHandler []slog.Handler

@@ -307,8 +307,8 @@ func TestUnitIsSound(t *testing.T) {
 // What the agent and the rest of this program rely on.
 func TestUnitEssentials(t *testing.T) {
 	for _, line := range []string{
-		"Type=notify", "NotifyAccess=main", "Restart=on-failure", "RestartPreventExitStatus=2 3 4 5 7 8", "WatchdogSec=5min", "StartLimitIntervalSec=0",
-		"LoadCredential=token:nodejoin.token", "StateDirectory=nodejoin", "RuntimeDirectory=nodejoin", "LimitCORE=0", "ExecReload=/bin/kill -HUP $MAINPID",
+		"Type=notify", "NotifyAccess=main", "Restart=on-failure", "RestartPreventExitStatus=2 3 4 5 8 217 226", "WatchdogSec=5min", "StartLimitIntervalSec=0",
+		"LoadCredential=token:nodejoin.token", "StateDirectory=nodejoin", "RuntimeDirectory=nodejoin", "LimitCORE=0", `ExecReload=/bin/sh -c "kill -HUP ${MAINPID}"`,
 		"ProtectSystem=strict", "CapabilityBoundingSet=", "NoNewPrivileges=yes", "WantedBy=multi-user.target",
 	} {
 		if !strings.Contains(unit, "\n"+line+"\n") {

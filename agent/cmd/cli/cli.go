@@ -53,12 +53,16 @@ type program struct {
 	logFormat      string // text or json
 	verbosity      int
 	configPath     string // --config; "" for the usual place, which may be empty
+	severity       string // what a line that says why the program ends begins with, where the journal reads it
 }
 
 // Main runs the command line and returns the exit status.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	forbidCoreFiles()
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
+	if systemd.OnJournal() {
+		p.severity = systemd.PriorityError
+	}
 	root := p.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -192,14 +196,14 @@ func (p *program) loggerAt(level slog.Leveler, all bool) *slog.Logger {
 func (p *program) printError(err error) {
 	if mistakes, ok := errors.AsType[config.Mistakes](err); ok {
 		for _, mistake := range mistakes {
-			fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(mistake.String()))
+			fmt.Fprintf(p.stderr, "%snodejoin: %s\n", p.severity, oneLine(mistake.String()))
 		}
 	} else {
-		fmt.Fprintf(p.stderr, "nodejoin: %s\n", oneLine(err.Error()))
+		fmt.Fprintf(p.stderr, "%snodejoin: %s\n", p.severity, oneLine(err.Error()))
 	}
 	remedy := oneLine(fault.Remedy(err))
 	if remedy != "" {
-		fmt.Fprintf(p.stderr, "  remedy: %s\n", remedy)
+		fmt.Fprintf(p.stderr, "%s  remedy: %s\n", p.severity, remedy)
 	}
 	if p.output == "json" || p.output == "yaml" {
 		_ = p.print(struct { // if it cannot be written, the exit status still tells

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent"
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/systemd"
 )
 
 func TestOneLine(t *testing.T) {
@@ -29,14 +30,15 @@ func TestOneLine(t *testing.T) {
 
 func TestPrintError(t *testing.T) {
 	for _, test := range []struct {
-		err  error
-		want string
+		err            error
+		severity, want string
 	}{
-		{errors.New("broken"), "nodejoin: broken\n"},
-		{fault.New(fault.Denied, "ask\nagain", "denied:\nno"), "nodejoin: denied: no\n  remedy: ask again\n"},
+		{errors.New("broken"), "", "nodejoin: broken\n"},
+		{fault.New(fault.Denied, "ask\nagain", "denied:\nno"), "", "nodejoin: denied: no\n  remedy: ask again\n"},
+		{fault.New(fault.Denied, "ask again", "denied"), systemd.PriorityError, "<3>nodejoin: denied\n<3>  remedy: ask again\n"},
 	} {
 		var out bytes.Buffer
-		(&program{stderr: &out}).printError(test.err)
+		(&program{stderr: &out, severity: test.severity}).printError(test.err)
 		if out.String() != test.want {
 			t.Errorf("%q instead of %q", out.String(), test.want)
 		}
