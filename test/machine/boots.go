@@ -33,7 +33,7 @@ func (b *bed) tellOfBoots(ctx context.Context, next func(number, title string) *
 		return
 	}
 	s.reboot(ctx, next("2", "Reboot"))
-	s.longOff(ctx, next("3", "Powered off past the certificate's expiry, with the token gone"))
+	s.longOff(ctx, next("3a", "Powered off past the certificate's expiry, with the token gone"))
 }
 
 // prepare makes the machine, off, with its user data.

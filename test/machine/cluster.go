@@ -35,7 +35,7 @@ type cluster struct {
 func (b *bed) startClusters(ctx context.Context, s *setup) error {
 	var starting sync.WaitGroup
 	var failed [2]error
-	if s.wants("1", "2", "3", "6", "7") {
+	if s.wants("1", "2", "3a", "3b", "6", "7") {
 		starting.Go(func() { b.shared, failed[0] = b.startCluster(ctx, "shared") })
 	}
 	if s.wants("4", "5") {

@@ -2,7 +2,7 @@
 // systemd and cloud-init, joining the real control plane over a network.
 //
 // It checks seven points, and the rpm, from outside, by what the cluster has seen and by what the machines answer, and prints a report:
-// for each point the checks, what was seen, and how long it took. It ends with 1 when a check failed. Each point is told
+// for each point the checks, what was seen, and how long it took. It ends with 1 when a check failed or a point was not reached. Each point is told
 // in a file of its own.
 //
 // # What it needs
@@ -60,7 +60,7 @@ func (s *setup) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("machine", flag.ContinueOnError)
 	f.StringVar(&s.older, "older", "", "a Debian package of nodejoin (default: it is built)")
 	f.StringVar(&s.newer, "newer", "", "a newer one")
-	f.StringVar(&s.points, "points", "", "the points to check, as in 1,4,rpm (default: all)")
+	f.StringVar(&s.points, "points", "", "the points to check, as in 1,4,rpm, with all others of their stories (default: all)")
 	f.BoolVar(&s.inner, "inner", false, "this is the process in namespaces of its own (used by the program itself)")
 	f.StringVar(&s.dir, "dir", "", "its temporary directory")
 	f.StringVar(&s.tree, "tree", "", "its Debian tree")
@@ -77,11 +77,34 @@ func (s *setup) wants(points ...string) bool {
 		return true
 	}
 	for wanted := range strings.SplitSeq(s.points, ",") {
-		if slices.Contains(points, wanted) {
+		if slices.ContainsFunc(points, func(number string) bool { return isOf(number, wanted) }) {
 			return true
 		}
 	}
 	return false
+}
+
+// isOf reports whether a point is the one that was asked for, or a variant of it: 3 stands for 3a and 3b.
+func isOf(number, wanted string) bool {
+	return number == wanted || strings.TrimRight(number, "ab") == wanted
+}
+
+// known returns an error when a point was asked for that does not exist.
+func (s *setup) known() error {
+	if s.points == "" {
+		return nil
+	}
+	var all []string
+	for _, one := range stories {
+		all = append(all, one.points...)
+	}
+	slices.Sort(all)
+	for wanted := range strings.SplitSeq(s.points, ",") {
+		if !slices.ContainsFunc(all, func(number string) bool { return isOf(number, wanted) }) {
+			return fmt.Errorf("-points: there is no point %q; there are %s", wanted, strings.Join(all, ", "))
+		}
+	}
+	return nil
 }
 
 func run(ctx context.Context) error {
@@ -90,6 +113,9 @@ func run(ctx context.Context) error {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
+		return err
+	}
+	if err := s.known(); err != nil {
 		return err
 	}
 	if s.inner {

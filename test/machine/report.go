@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,32 +36,58 @@ const (
 	notReached = "not reached"
 )
 
+// explainTimeout bounds what machines are asked after a failure.
+const explainTimeout = time.Minute
+
 // progress keeps the lines of points that run at the same time apart.
 var progress sync.Mutex
 
-// check makes a check, unless one before has failed: they build on each other. What it returns is what was seen. It reports
-// whether the point can go on.
+// check makes a check, unless one before has failed: they build on each other. What it returns is what was seen; a panic
+// fails it. It reports whether the point can go on.
 func (p *point) check(ctx context.Context, what string, look func(ctx context.Context) (seen string, err error)) bool {
-	r := result{what: what, verdict: notReached}
-	if p.ok() {
-		began := time.Now()
-		seen, err := look(ctx)
-		r.took, r.seen, r.verdict = time.Since(began), seen, passed
-		if err != nil {
-			r.seen, r.verdict = err.Error(), failed
-		}
-		progress.Lock()
-		fmt.Fprintf(os.Stderr, "%s: %s: %s (%.1f s)\n", p.number, r.verdict, what, r.took.Seconds())
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			for _, m := range p.machines {
-				m.explain(ctx, os.Stderr)
-			}
-		}
-		progress.Unlock()
+	if !p.ok() {
+		p.checks = append(p.checks, result{what: what, verdict: notReached})
+		return false
+	}
+	began := time.Now()
+	seen, err := safely(func() (string, error) { return look(ctx) })
+	p.add(ctx, what, seen, err, time.Since(began))
+	return err == nil
+}
+
+// add puts a check that was made into the report, and tells of it at once.
+func (p *point) add(ctx context.Context, what, seen string, err error, took time.Duration) {
+	r := result{what: what, seen: seen, verdict: passed, took: took}
+	if err != nil {
+		r.seen, r.verdict = err.Error(), failed
 	}
 	p.checks = append(p.checks, r)
-	return r.verdict == passed
+	progress.Lock()
+	defer progress.Unlock()
+	fmt.Fprintf(os.Stderr, "%s: %s: %s (%.1f s)\n", p.number, r.verdict, what, took.Seconds())
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, err)
+	if errors.Is(ctx.Err(), context.Canceled) { // somebody ends the test
+		return
+	}
+	// The story's time may be up, and that may be what failed.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), explainTimeout)
+	defer cancel()
+	for _, m := range p.machines {
+		m.explain(ctx, os.Stderr)
+	}
+}
+
+// safely returns a panic of a function as an error, with the stack.
+func safely(f func() (string, error)) (seen string, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			seen, err = "", fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // do is a step on the way that must succeed, and is told only if it does not.
@@ -72,6 +101,19 @@ func (p *point) do(ctx context.Context, what string, step func(ctx context.Conte
 	return true
 }
 
+// verdict is the result of the whole point. One without a single check was not reached, and has not passed.
+func (p *point) verdict() string {
+	made := slices.ContainsFunc(p.checks, func(r result) bool { return r.verdict != notReached })
+	switch {
+	case !made:
+		return notReached
+	case p.ok():
+		return passed
+	}
+	return failed
+}
+
+// ok reports whether no check has failed so far.
 func (p *point) ok() bool {
 	for _, r := range p.checks {
 		if r.verdict != passed {
@@ -98,11 +140,7 @@ func (m *machine) explain(ctx context.Context, w io.Writer) {
 
 // print writes the report of a point.
 func (p *point) print(w io.Writer) {
-	verdict := passed
-	if !p.ok() {
-		verdict = failed
-	}
-	fmt.Fprintf(w, "\n%s. %s: %s (%.0f s)\n", p.number, p.title, verdict, p.took.Seconds())
+	fmt.Fprintf(w, "\n%s. %s: %s (%.0f s)\n", p.number, p.title, p.verdict(), p.took.Seconds())
 	for _, r := range p.checks {
 		seconds := fmt.Sprintf("%.1f s", r.took.Seconds())
 		if r.verdict == notReached {

@@ -35,7 +35,7 @@ func (b *bed) tellOfThree(ctx context.Context, next func(number, title string) *
 	if !p.ok() {
 		return
 	}
-	s.longOff(ctx, next("3", "Powered off past the certificate's expiry, with the bundle expired, too"))
+	s.longOff(ctx, next("3b", "Powered off past the certificate's expiry, with the bundle expired, too"))
 }
 
 // ownBundle is the key in a bundle, as it stands in user data.
@@ -82,7 +82,7 @@ func (s *three) join(ctx context.Context, p *point) {
 		var booting sync.WaitGroup
 		var failed [3]error
 		for i, m := range s.machines {
-			booting.Go(func() { failed[i] = m.boot(ctx) })
+			booting.Go(func() { _, failed[i] = safely(func() (string, error) { return "", m.boot(ctx) }) })
 		}
 		booting.Wait()
 		return "", errors.Join(failed[:]...)
@@ -92,7 +92,7 @@ func (s *three) join(ctx context.Context, p *point) {
 		var failed [2]error
 		var seen [2]string
 		for i, m := range s.machines[:2] {
-			joining.Go(func() { seen[i], failed[i] = s.joins(ctx, m) })
+			joining.Go(func() { seen[i], failed[i] = safely(func() (string, error) { return s.joins(ctx, m) }) })
 		}
 		joining.Wait()
 		return strings.Join(seen[:], "\n"), errors.Join(failed[:]...)

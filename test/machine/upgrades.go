@@ -154,8 +154,11 @@ func (s *upgrades) upgradeInRotation(ctx context.Context, p *point) {
 		if err != nil {
 			return "", err
 		}
-		if last := requests[len(requests)-1].Name; len(requests) != 2 || last != pending {
-			return "", fmt.Errorf("there are %d requests, and the last is %s", len(requests), last)
+		if len(requests) != 2 {
+			return "", fmt.Errorf("there are %d requests instead of two", len(requests))
+		}
+		if last := requests[1].Name; last != pending {
+			return "", fmt.Errorf("the last request is %s instead of %s", last, pending)
 		}
 		if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
 			return "", err
