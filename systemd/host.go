@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/kardianos/service"
 )
@@ -11,6 +12,7 @@ type hosted struct {
 	ctx    context.Context //nolint:containedctx // Start gets none: it is the one that the program runs under
 	loop   func(context.Context) error
 	cancel context.CancelFunc
+	told   atomic.Bool   // the manager has said that it shall stop
 	ended  chan struct{} // closed when the loop has ended
 	err    error         // of the loop; set when ended is closed
 }
@@ -32,6 +34,7 @@ func (h *hosted) Start(service.Service) error {
 
 // Stop implements [service.Interface]: it ends the loop and hands its error out.
 func (h *hosted) Stop(service.Service) error {
+	h.told.Store(true)
 	h.cancel()
 	<-h.ended
 	return h.err
@@ -44,13 +47,17 @@ type runner interface {
 
 // host runs the loop under a service manager. It ends with the loop's error: when the manager has stopped it, and also when
 // the loop ends by itself. Then nobody is asked to stop anything: the process ends, and with which exit status, and the
-// manager takes that for the failure that it is.
+// manager takes that for the failure that it is. One that was told to stop ends when the manager knows that it has: Windows
+// would take an end before that for a crash, and start it again.
 func host(h *hosted, by runner) error {
 	defer h.cancel()
 	stopped := make(chan error, 1)
 	go func() { stopped <- by.Run() }()
 	select {
 	case <-h.ended:
+		if h.told.Load() {
+			return <-stopped
+		}
 		return h.err
 	case err := <-stopped:
 		return err

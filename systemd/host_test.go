@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,10 +11,12 @@ import (
 )
 
 // manager stands in for a service manager, as kardianos/service shows it to a program: Run starts it, waits for the word to
-// stop, and returns what Stop returns. Where nobody says so it waits for ever, as on Windows.
+// stop, reports after Stop that it has stopped, and returns what Stop returns. Where nobody says so it waits for ever, as on
+// Windows.
 type manager struct {
-	program service.Interface
-	stop    chan struct{}
+	program  service.Interface
+	stop     chan struct{}
+	reported atomic.Bool
 }
 
 func (m *manager) Run() error {
@@ -21,7 +24,10 @@ func (m *manager) Run() error {
 		return err
 	}
 	<-m.stop
-	return m.program.Stop(nil)
+	err := m.program.Stop(nil)
+	time.Sleep(50 * time.Millisecond) // the report takes its time
+	m.reported.Store(true)
+	return err
 }
 
 // A service dies when its loop dies, with the loop's error: it does not look alive without one.
@@ -52,6 +58,9 @@ func TestHost(t *testing.T) {
 			case err := <-ended:
 				if !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
 					t.Errorf("it ended with %v", err)
+				}
+				if m.reported.Load() != test.stop {
+					t.Errorf("when it ended the manager had reported the stop: %t", !test.stop)
 				}
 			case <-time.After(10 * time.Second):
 				t.Fatal("it does not end")

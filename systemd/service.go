@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/kardianos/service"
@@ -49,7 +50,8 @@ type Report struct {
 	Detail     string `json:"detail,omitempty"`     // what the service manager says of it
 	Note       string `json:"note,omitempty"`       // what to know, or to do next
 
-	exit int // the exit status of one that has ended with one that is not 0
+	pid  string // of what runs, with systemd
+	exit int    // the exit status of one that has ended with one that is not 0
 }
 
 // Find returns the service with the service manager of this machine. In a chroot or an image that has systemd but does not
@@ -90,10 +92,12 @@ func exists(path string) bool {
 	return err == nil
 }
 
+const description = "Kubernetes node join agent"
+
 // settings are what kardianos/service is told.
 func settings(executable string, arguments []string) *service.Config {
 	return &service.Config{
-		Name: Name, DisplayName: Name, Description: "Kubernetes node join agent", Executable: executable, Arguments: arguments,
+		Name: Name, DisplayName: Name, Description: description, Executable: executable, Arguments: arguments,
 		Option: service.KeyValue{
 			"OpenRCScript": openRCScript,
 			"LogOutput":    true, "LogDirectory": "/var/log", // launchd, upstart
@@ -147,23 +151,50 @@ func (s *Service) scriptPath() string {
 
 // makeRoom removes a file that an earlier install has written. kardianos/service writes none where there is one.
 func (s *Service) makeRoom(file string) error {
-	if file == "" {
-		return nil
-	}
-	text, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	found, err := s.findScript(file)
+	switch {
+	case err != nil:
 		return s.failed("install", err)
-	}
-	if s.Manager != "openrc" { // what kardianos/service writes bears no mark
+	case !found:
+		return nil
+	case s.Manager != "openrc": // the service would go on under its manager without the file
 		return fault.New(fault.Files, "to write it anew: nodejoin service uninstall, then install again", "the service is installed already: %s", file)
 	}
-	if !isOurs(string(text)) {
-		return foreign(file)
-	}
 	return os.Remove(file)
+}
+
+// findScript reports whether there is the file of a service manager other than systemd; it is an error where it is somebody
+// else's.
+func (s *Service) findScript(file string) (bool, error) {
+	if file == "" {
+		return false, nil
+	}
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !s.wrote(string(text)):
+		return false, foreign(file)
+	}
+	return true, nil
+}
+
+// ownJob is what kardianos/service writes for launchd: it bears no mark of ours but the label and what is run.
+var ownJob = regexp.MustCompile(`<key>Label</key>\s*<string>` + Name + `</string>\s*<key>ProgramArguments</key>\s*<array>\s*<string>[^<]+</string>\s*<string>run</string>\s*</array>`)
+
+// wrote reports whether this program has made a file of its service manager, if through kardianos/service.
+func (s *Service) wrote(text string) bool {
+	switch {
+	case text == "":
+		return true
+	case s.Manager == "upstart":
+		return strings.HasPrefix(text, "# "+description+"\n")
+	case s.Manager == "launchd":
+		return ownJob.MatchString(text)
+	}
+	return isOurs(text)
 }
 
 func foreign(file string) error {
@@ -184,6 +215,9 @@ func (s *Service) Uninstall() (*Report, error) {
 		report.Note = "there is nothing to uninstall"
 		return report, nil
 	}
+	if _, err := s.findScript(report.File); err != nil {
+		return nil, s.failed("uninstall", err)
+	}
 	inner, err := s.inner("")
 	if err != nil {
 		return nil, s.failed("uninstall", err)
@@ -196,7 +230,7 @@ func (s *Service) Uninstall() (*Report, error) {
 	if err := inner.Uninstall(); err != nil {
 		return nil, s.failed("uninstall", err)
 	}
-	if s.Manager == "openrc" {
+	if s.Manager == "openrc" && s.root == "" {
 		_, _ = command("rc-update", "--all", "delete", Name) // of the other runlevels, which it need not be in
 	}
 	report.Changed = true

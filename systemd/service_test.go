@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kardianos/service"
+
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
@@ -54,6 +56,11 @@ func (m *machine) write(t *testing.T, path, text string) {
 func (m *machine) read(path string) string {
 	data, _ := os.ReadFile(filepath.Join(m.root, path))
 	return string(data)
+}
+
+// changes is what systemctl was asked to do.
+func (m *machine) changes() []string {
+	return slices.DeleteFunc(slices.Clone(m.asked), func(asked string) bool { return strings.HasPrefix(asked, "show ") })
 }
 
 func wantFault(t *testing.T, err error, class fault.Class, want string) {
@@ -99,6 +106,7 @@ func TestInstall(t *testing.T) {
 		{"first", func(*machine) {}, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed && !r.Packaged }},
 		{"again", func(m *machine) { m.write(t, ownPath, want) }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return !r.Changed }},
 		{"of an older program", func(m *machine) { m.write(t, ownPath, unit+"# older\n") }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
+		{"after a power cut", func(m *machine) { m.write(t, ownPath, "") }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
 		{"packaged", func(m *machine) { m.write(t, shippedPath, unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged && !r.Changed && r.Executable == packaged }},
 		{"packaged elsewhere", func(m *machine) { m.write(t, "/lib/systemd/system/nodejoin.service", unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged }},
 		{"in an image", func(*machine) {}, false, want, []string{"--root=ROOT enable nodejoin.service"}, func(r *Report) bool { return r.Changed && strings.Contains(r.Note, "at boot") }},
@@ -110,11 +118,98 @@ func TestInstall(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !r.AtBoot || !test.check(r) || !slices.Equal(m.asked, test.asked) {
-				t.Errorf("%+v, asked was %q", r, m.asked)
+			if changes := m.changes(); !r.AtBoot || !test.check(r) || !slices.Equal(changes, test.asked) {
+				t.Errorf("%+v, asked was %q", r, changes)
 			}
 			if got := m.read(ownPath); got != test.own {
 				t.Errorf("the unit is\n%s", got)
+			}
+			if left, _ := filepath.Glob(m.ownUnit() + "?*"); len(left) != 0 {
+				t.Errorf("left is %q", left)
+			}
+			if info, err := os.Stat(m.ownUnit()); r.Changed && (err != nil || info.Mode() != 0o644) {
+				t.Errorf("the unit has the mode %v: %v", info, err)
+			}
+		})
+	}
+}
+
+// What runs before the install goes on as it was: a start would do nothing.
+func TestInstallOverOneThatRuns(t *testing.T) {
+	want, _ := Unit(installed)
+	const start, restart = "start it now: nodejoin service start", "runs as it was before; to run what is installed: nodejoin service restart"
+	for _, test := range []struct {
+		name, active, unit, runs string
+		note                     string
+	}{
+		{"it does not run", "inactive", want, installed, start},
+		{"it is between two tries", "activating\nSubState=auto-restart", unit, "", start},
+		{"the same", "active", want, installed, "runs already"},
+		{"of another unit", "active", unit, installed, restart},
+		{"of another program", "active", want, "/opt/nodejoin/bin/older", restart},
+		{"of a program that is gone", "reloading", want, "", restart},
+		{"it is starting", "activating\nSubState=start", unit, installed, restart},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMachine(t, true)
+			m.write(t, ownPath, test.unit)
+			m.write(t, installed, "new")
+			m.write(t, "/opt/nodejoin/bin/older", "old")
+			m.write(t, "/proc/42/stat", "")
+			if test.runs != "" {
+				if err := os.Symlink(filepath.Join(m.root, test.runs), filepath.Join(m.root, "/proc/42/exe")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.show = "LoadState=loaded\nMainPID=42\nActiveState=" + test.active + "\n"
+			if r, err := m.Install(installed); err != nil || !strings.HasSuffix(r.Note, test.note) {
+				t.Errorf("%+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// recorded is a service of kardianos/service that runs.
+type recorded struct {
+	service.Service
+	did []string
+}
+
+func (r *recorded) Status() (service.Status, error) { return service.StatusRunning, nil }
+func (r *recorded) Stop() error                     { r.did = append(r.did, "stop"); return nil }
+func (r *recorded) Uninstall() error                { r.did = append(r.did, "uninstall"); return nil }
+
+// What somebody else has written for another service manager is neither stopped nor removed.
+func TestUninstallScript(t *testing.T) {
+	job := "<plist version=\"1.0\">\n<dict>\n\t<key>KeepAlive</key>\n\t<true/>\n\t<key>Label</key>\n\t<string>nodejoin</string>\n\t<key>ProgramArguments</key>\n" +
+		"\t<array>\n\t\t<string>" + installed + "</string>\n\t\t<string>run</string>\n\t</array>\n\t<key>RunAtLoad</key>\n\t<true/>\n</dict>\n</plist>\n"
+	for _, test := range []struct {
+		manager, text string
+		ours          bool
+	}{
+		{"openrc", openRCScript, true},
+		{"openrc", "", true},
+		{"openrc", "#!/sbin/openrc-run\n# Joins nodes.\n", false},
+		{"upstart", "# Kubernetes node join agent\n\ndescription    \"nodejoin\"\n", true},
+		{"upstart", "# Joins nodes\nexec " + installed + " run\n", false},
+		{"launchd", job, true},
+		{"launchd", strings.Replace(job, "<string>run<", "<string>serve<", 1), false},
+	} {
+		t.Run(test.manager, func(t *testing.T) {
+			inner := &recorded{}
+			m := &machine{Service: &Service{Manager: test.manager, root: t.TempDir(), inner: func(string) (service.Service, error) { return inner, nil }}}
+			m.write(t, strings.TrimPrefix(m.scriptPath(), m.root), test.text)
+			r, err := m.Uninstall()
+			if test.ours {
+				if err != nil || !r.Changed || !slices.Equal(inner.did, []string{"stop", "uninstall"}) {
+					t.Errorf("%+v, %v; it did %q", r, err, inner.did)
+				}
+				return
+			}
+			wantFault(t, err, fault.Files, "was not written by nodejoin")
+			wantFault(t, m.makeRoom(m.scriptPath()), fault.Files, "was not written by nodejoin")
+			if len(inner.did) != 0 || m.read(strings.TrimPrefix(m.scriptPath(), m.root)) != test.text {
+				t.Errorf("it did %q", inner.did)
 			}
 		})
 	}
@@ -127,7 +222,7 @@ func TestInstallIsRefused(t *testing.T) {
 		want    string
 	}{
 		{"a unit of somebody else's", func(m *machine) error { m.write(t, ownPath, "[Unit]\n"); return nil }, "was not written by nodejoin"},
-		{"an empty unit", func(m *machine) error { m.write(t, ownPath, ""); return nil }, "was not written by nodejoin"},
+		{"an empty unit before a packaged one", func(m *machine) error { m.write(t, ownPath, ""); m.write(t, shippedPath, unit); return nil }, "hides the unit"},
 		{"masked", func(m *machine) error {
 			m.write(t, "/etc/systemd/system/x", "")
 			return os.Symlink("/dev/null", m.ownUnit())
@@ -266,6 +361,29 @@ func TestExecutableThatOthersCanReplace(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// The remedy is no directory that is refused next.
+func TestPlaceForTheProgram(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a place that is root's alone")
+	}
+	dir, err := os.MkdirTemp("/usr/local", "nodejoin-test-") //nolint:usetesting // the test's own directory is below one that all can write to
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if got := placeAt(dir); !strings.Contains(got, " "+dir+"/nodejoin,") {
+		t.Errorf("of one that is root's alone: %s", got)
+	}
+	if err := os.Chmod(dir, 0o775|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	for _, usual := range []string{dir, filepath.Join(dir, "missing")} {
+		if got := placeAt(usual); !strings.Contains(got, " /opt/nodejoin/bin/nodejoin,") {
+			t.Errorf("of one that a group can write to: %s", got)
+		}
 	}
 }
 

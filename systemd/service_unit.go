@@ -105,30 +105,75 @@ func (s *Service) installUnit(executable string) (*Report, error) {
 		return nil, s.failed("install", err)
 	}
 	report.AtBoot = true
-	switch {
-	case !s.booted:
-		report.Note = "systemd does not run here: the service is started at boot"
-	case report.Packaged:
-		report.Note = "a package has installed the unit, which is enabled; start it now: nodejoin service start"
-	default:
-		report.Note = "it is started at boot; start it now: nodejoin service start"
-	}
+	report.Note = s.next(report)
 	return report, nil
 }
 
-// writeUnit writes a unit, which is the old or the new one at every moment.
+// next says what there is to do after an install. A start does nothing where an earlier unit or program still runs.
+func (s *Service) next(installed *Report) string {
+	if !s.booted {
+		return "systemd does not run here: the service is started at boot"
+	}
+	note := "it is started at boot"
+	if installed.Packaged {
+		note = "a package has installed the unit, which is enabled"
+	}
+	now, err := s.unitStatus()
+	switch runs := err == nil && (now.State == Running || now.State == Starting); {
+	case !runs:
+		return note + "; start it now: nodejoin service start"
+	case installed.Changed || !s.isProgramOf(now.pid, installed.Executable):
+		return note + ", and runs as it was before; to run what is installed: nodejoin service restart"
+	}
+	return note + ", and runs already"
+}
+
+// isProgramOf reports whether a process runs what is now under the program's name.
+func (s *Service) isProgramOf(pid, executable string) bool {
+	runs, err := os.Stat(filepath.Join(s.root, "/proc", pid, "exe"))
+	if err != nil {
+		return false
+	}
+	is, err := os.Stat(filepath.Join(s.root, executable))
+	return err == nil && os.SameFile(runs, is)
+}
+
+// writeUnit writes a unit, which is the old or the new one at every moment, and also after a power cut.
 func writeUnit(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // units are for everybody to read
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are for everybody to read
 		return err
 	}
-	next := path + ".new"                                           // not a name that systemd reads
-	if err := os.WriteFile(next, []byte(text), 0o644); err != nil { //nolint:gosec // as above
+	next := path + ".new" // not a name that systemd reads
+	err := writeSynced(next, text)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		_ = os.Remove(next)
 		return err
 	}
-	if err := os.Chmod(next, 0o644); err != nil { //nolint:gosec // as above, whatever the umask is
+	held, err := os.Open(dir)
+	if err != nil {
 		return err
 	}
-	return os.Rename(next, path)
+	return errors.Join(held.Sync(), held.Close())
+}
+
+// writeSynced writes a file, and returns when it is on disk: a rename may get there before what the file contains.
+func writeSynced(path, text string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // units are for everybody to read
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	if err == nil {
+		err = file.Chmod(0o644) // whatever the umask is
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
 }
 
 // enable enables or disables the unit: with the systemd that runs, else in its files.
@@ -230,7 +275,7 @@ func (s *Service) unitStatus() (*Report, error) {
 		}
 		return report, nil
 	}
-	out, err := s.systemctl("show", unitName, "--property=LoadState,ActiveState,SubState,UnitFileState,FragmentPath,Result,StatusText,ExecMainStatus")
+	out, err := s.systemctl("show", unitName, "--property=LoadState,ActiveState,SubState,UnitFileState,FragmentPath,Result,StatusText,ExecMainStatus,MainPID")
 	if err != nil {
 		return nil, s.failed("ask for", err)
 	}
@@ -244,6 +289,7 @@ func (s *Service) unitStatus() (*Report, error) {
 	}
 	report.File, report.AtBoot = properties["FragmentPath"], properties["UnitFileState"] == "enabled"
 	report.Packaged = report.File != "" && report.File != s.ownUnit()
+	report.pid = properties["MainPID"]
 	tellState(report, properties)
 	return report, nil
 }

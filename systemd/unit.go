@@ -35,8 +35,11 @@ func Unit(executable string) (string, error) {
 }
 
 // isOurs reports whether a file was written by this program, and not by somebody with a service of the same name. The
-// first comment of the unit and of the script says so.
+// first comment of the unit and of the script says so. An empty file is nobody's: it may be what a power cut has left of ours.
 func isOurs(text string) bool {
+	if text == "" {
+		return true
+	}
 	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(line, "#!") {
 			return strings.HasPrefix(line, "# The node join agent.")

@@ -26,8 +26,9 @@ it. The service ends when the agent does, with its exit status.`,
 	cmd.AddCommand(
 		p.serviceVerb("install", "Install the service, to be started at boot",
 			`install makes this program a service that is started at boot, and does not start it now. It can be run again: a unit that
-it wrote before is brought up to date, one that somebody else wrote is refused. In a chroot or an image, where systemd does not
-run, the service is started at the next boot. The program must be where nobody but root can replace it.`,
+it wrote before is brought up to date (what runs already goes on until it is restarted), one that somebody else wrote is
+refused. In a chroot or an image, where systemd does not run, the service is started at the next boot. The program must be where
+nobody but root can replace it.`,
 			`  sudo install -m 0755 nodejoin /usr/local/bin/nodejoin
   sudo /usr/local/bin/nodejoin service install
   sudo nodejoin service start`,
@@ -40,6 +41,7 @@ run, the service is started at the next boot. The program must be where nobody b
 			}),
 		p.serviceVerb("uninstall", "Stop the service and remove it",
 			`uninstall stops the service and removes it. A unit that a package has installed stays, and is not started at boot any more.
+What somebody else wrote under the same name is refused.
 This node's identity and the configuration stay: see nodejoin reset.`, "", (*systemd.Service).Uninstall),
 		p.serviceVerb("start", "Start the service", "start starts the service. It fails where nothing is configured, and where the agent ends at once.", "",
 			func(s *systemd.Service) (*systemd.Report, error) { return after(s, s.Start()) }),
