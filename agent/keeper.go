@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -117,6 +118,9 @@ func (k *keeper) pass(ctx context.Context) error {
 	}
 	reason, message := k.judge(s)
 	k.see(s, reason, message)
+	if k.last == nil && reason == "" && k.agent.daemon {
+		k.resume(s)
+	}
 	if reason.Usable() {
 		k.last, k.restored = s.found, 0
 	}
@@ -357,6 +361,22 @@ func (k *keeper) deniedUntil(denied *rotate.Denial) error {
 func (k *keeper) ask() {
 	k.mu.Lock()
 	k.forced, k.freshKey = true, true
+	k.mu.Unlock()
+}
+
+// resume goes on with what an operator asked for before this agent started: nobody else leaves the key of a request beside a
+// certificate that needs no other. The key of that certificate itself is what a crash has left.
+func (k *keeper) resume(s *sight) {
+	request, err := csr.ResumeRequest(s.found.PendingKey, s.template, k.algorithm)
+	if err != nil { // there is none, or it is of no use any more
+		return
+	}
+	if public, ok := request.Public().(interface{ Equal(crypto.PublicKey) bool }); ok && public.Equal(s.found.Pair.Leaf.PublicKey) {
+		return
+	}
+	k.log.Info("the request for a new certificate is still under way", "request", request.Name)
+	k.mu.Lock()
+	k.forced = true
 	k.mu.Unlock()
 }
 

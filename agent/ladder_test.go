@@ -273,6 +273,47 @@ func TestCredentialIsReadAnew(t *testing.T) {
 	})
 }
 
+// TestForcedRotationOutlivesTheAgent asks for a new certificate beside one that is in order, and ends the agent while that waits.
+func TestForcedRotationOutlivesTheAgent(t *testing.T) {
+	bubble(t, func(t *testing.T, h *host) {
+		pair := h.pair(-time.Hour, 1000*time.Hour)
+		h.join(pair)
+		approve := h.cluster.decide
+		h.cluster.decide = h.cluster.leave
+		agent := h.start()
+		time.Sleep(time.Second)
+		if err := agent.rotateNow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		pending := h.load().PendingKey
+		if len(pending) == 0 {
+			t.Fatal("nothing was asked for")
+		}
+		agent.stop()
+		agent = h.start()
+		defer func() { agent.stop() }()
+		time.Sleep(time.Hour)
+		if now := h.load().PendingKey; string(now) != string(pending) {
+			t.Fatal("the pending key is another, or gone")
+		}
+		h.wantCurrent(pair)
+		agent.stop()
+		h.cluster.with(func() { h.cluster.decide = approve })
+		h.cluster.with(func() { clear(h.cluster.objects) }) // collected meanwhile
+		agent = h.start()
+		time.Sleep(time.Minute)
+		if leaf, err := h.current(); err != nil || leaf.Equal(pair.Leaf) {
+			t.Errorf("the certificate was not rotated: %v", err)
+		}
+		for _, made := range h.cluster.creations() {
+			if made.name != csr.PendingName(pending) {
+				t.Errorf("there is the request %s beside %s", made.name, csr.PendingName(pending))
+			}
+		}
+	})
+}
+
 // TestOneRequest leaves a request pending for a day, through restarts, events and a change of the token: it stays the only one,
 // with its key, and is issued in the end.
 func TestOneRequest(t *testing.T) {
