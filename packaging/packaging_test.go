@@ -138,3 +138,71 @@ func TestRecipe(t *testing.T) {
 		t.Errorf("conffiles: %q", configured)
 	}
 }
+
+// directives returns those of a unit file, each with its section, in their order.
+func directives(unit string) []string {
+	var section string
+	var found []string
+	for line := range strings.Lines(unit) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "", strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "["):
+			section = line
+		default:
+			found = append(found, section+" "+line)
+		}
+	}
+	return found
+}
+
+// What makes machines by other means gives the kubelet the same drop-in as the example does.
+func TestDropInsAreThatOfTheExample(t *testing.T) {
+	want := directives(read(t, "../systemd/examples/kubelet.service.d/10-nodejoin.conf"))
+	if len(want) < 4 {
+		t.Fatalf("the example has only %q", want)
+	}
+	var plays []struct {
+		Tasks []struct {
+			Block []struct {
+				Copy struct{ Dest, Content string } `yaml:"ansible.builtin.copy"`
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "ansible/nodejoin.yaml")), &plays); err != nil {
+		t.Fatal(err)
+	}
+	var butane struct {
+		Systemd struct {
+			Units []struct {
+				Name    string
+				Dropins []struct{ Name, Contents string }
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "ignition/nodejoin.bu")), &butane); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, play := range plays {
+		for _, task := range play.Tasks {
+			for _, inner := range task.Block {
+				if inner.Copy.Dest == "/etc/systemd/system/kubelet.service.d/10-nodejoin.conf" {
+					found["ansible"] = inner.Copy.Content
+				}
+			}
+		}
+	}
+	for _, unit := range butane.Systemd.Units {
+		for _, dropIn := range unit.Dropins {
+			if unit.Name == "kubelet.service" && dropIn.Name == "10-nodejoin.conf" {
+				found["ignition"] = strings.ReplaceAll(dropIn.Contents, "/usr/local/bin/nodejoin", "/usr/bin/nodejoin") // there, /usr is the image's
+			}
+		}
+	}
+	for _, by := range []string{"ansible", "ignition"} {
+		if got := directives(found[by]); !slices.Equal(got, want) {
+			t.Errorf("%s has\n%s\ninstead of\n%s", by, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}

@@ -17,6 +17,9 @@ import (
 
 const sumsName = "SHA256SUMS"
 
+// ownNames is the pattern of the names of all that a run makes, but for the checksums.
+const ownNames = `nodejoin[_\-]*`
+
 // archive writes what there is to install by hand: for Windows as zip, else as tar.gz. Everything is in one directory.
 func (r *release) archive(p platform, binary string, documents []document) error {
 	name := r.name(p)
@@ -128,7 +131,7 @@ func (r *release) billOfMaterials(ctx context.Context, p platform, binary string
 	return said(cmd)
 }
 
-// writeSums writes the checksums of all that is in a directory, for sha256sum -c.
+// writeSums writes the checksums of all that a run has made in a directory, for sha256sum -c.
 func writeSums(dir string) error {
 	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
@@ -136,7 +139,11 @@ func writeSums(dir string) error {
 	}
 	var b strings.Builder
 	for _, entry := range entries {
-		if !entry.Type().IsRegular() || entry.Name() == sumsName {
+		made, err := filepath.Match(ownNames, entry.Name())
+		if err != nil {
+			return err
+		}
+		if !made || !entry.Type().IsRegular() {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(dir, entry.Name()))

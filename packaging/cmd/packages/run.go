@@ -125,11 +125,11 @@ func (r *release) prepare() error {
 	if err := os.MkdirAll(r.out, 0o755); err != nil { //nolint:gosec // for everybody to read
 		return err
 	}
-	former, err := filepath.Glob(filepath.Join(r.out, `nodejoin[_\-]*`))
+	former, err := filepath.Glob(filepath.Join(r.out, ownNames))
 	if err != nil {
 		return err
 	}
-	for _, path := range append(former, filepath.Join(r.out, sumsName)) {
+	for _, path := range append(former, filepath.Join(r.out, sumsName), filepath.Join(r.out, sumsName+".asc")) { // its signature
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -43,6 +43,9 @@ var sources = []struct{ from, to string }{
 	{"agent/config/example.yaml", docDir + "examples/config.yaml"},
 	{"systemd/examples/", docDir + "examples/systemd/"},
 	{"packaging/cloud-init/", docDir + "examples/cloud-init/"},
+	{"packaging/ansible/", docDir + "examples/ansible/"},
+	{"packaging/ignition/", docDir + "examples/ignition/"},
+	{"packaging/image/", docDir + "examples/image/"},
 }
 
 // documents returns everything but the program.
