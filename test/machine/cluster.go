@@ -130,15 +130,20 @@ func condition(r *certificates.CertificateSigningRequest) string {
 	return text
 }
 
-// asked returns how many requests for certificates a machine has made, by the audit log. An agent that goes on with a
-// request sends it again, and is answered that it exists: that makes none.
+// asked returns how many requests for certificates a machine has made, by the audit log.
 func (c *cluster) asked(ctx context.Context, m *machine) (int, error) {
-	events, err := c.AuditEvents(ctx, func(e testbed.AuditEvent) bool {
+	events, err := c.asking(ctx, m)
+	return len(events), err
+}
+
+// asking returns the moments in the audit log at which a machine has made a request for a certificate. An agent that goes on
+// with a request sends it again, and is answered that it exists: that makes none.
+func (c *cluster) asking(ctx context.Context, m *machine) ([]testbed.AuditEvent, error) {
+	return c.AuditEvents(ctx, func(e testbed.AuditEvent) bool {
 		return e.Stage == "ResponseComplete" && e.Verb == "create" && slices.Contains(e.SourceIPs, m.address) &&
 			strings.HasPrefix(e.RequestURI, "/apis/certificates.k8s.io/v1/certificatesigningrequests") &&
 			e.ResponseStatus.Code == http.StatusCreated
 	})
-	return len(events), err
 }
 
 // refused returns what was not allowed to a machine since a moment: 401 and 403.

@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
-// What a point that was checked before the test's namespaces were entered leaves for the report.
+// What a point that was checked before the test's namespaces were entered leaves for the report: a line with how long it took,
+// and what was seen.
 const rpmResult = "rpm.txt"
 
 // rpm checks the rpm as far as that is possible without a machine that is made of rpms, which cannot be had from Debian: it is
@@ -18,24 +20,35 @@ const rpmResult = "rpm.txt"
 // network.
 func (s *setup) rpm(ctx context.Context) error {
 	fmt.Fprintln(os.Stderr, "machine: checking the rpm (packaging/check rpm)")
+	began := time.Now()
 	said, err := output(exec.CommandContext(ctx, filepath.Join("packaging", "check"), "rpm"))
 	if err != nil {
 		said = failed + "\n" + err.Error()
 	}
+	said = time.Since(began).String() + "\n" + said
 	return os.WriteFile(filepath.Join(s.dir, rpmResult), []byte(said), 0o644)
 }
 
 // tellOfRPM puts what packaging/check has seen into the report.
 func (b *bed) tellOfRPM(ctx context.Context, next func(number, title string) *point) {
 	p := next("rpm", "The rpm, in a tree without systemd (there is no machine of rpms here)")
-	p.check(ctx, "packaging/check rpm", func(context.Context) (string, error) {
-		said, err := os.ReadFile(filepath.Join(b.dir, rpmResult))
-		if err != nil {
-			return "", err
-		}
-		if text, wrong := strings.CutPrefix(string(said), failed+"\n"); wrong || !strings.Contains(string(said), "ok  rpm: ") {
-			return "", errors.New("packaging/check rpm: " + text)
-		}
-		return string(said), nil
-	})
+	seen, took, err := b.rpmSeen()
+	p.began = time.Now().Add(-took)
+	p.add(ctx, "packaging/check rpm", seen, err, took)
+}
+
+// rpmSeen reads what rpm has left.
+func (b *bed) rpmSeen() (seen string, took time.Duration, err error) {
+	left, err := os.ReadFile(filepath.Join(b.dir, rpmResult))
+	if err != nil {
+		return "", 0, err
+	}
+	first, said, _ := strings.Cut(string(left), "\n")
+	if took, err = time.ParseDuration(first); err != nil {
+		return "", 0, err
+	}
+	if text, wrong := strings.CutPrefix(said, failed+"\n"); wrong || !strings.Contains(said, "ok  rpm: ") {
+		return "", took, errors.New("packaging/check rpm: " + text)
+	}
+	return said, took, nil
 }

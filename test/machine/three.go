@@ -41,6 +41,26 @@ func (b *bed) tellOfThree(ctx context.Context, next func(number, title string) *
 // ownBundle is the key in a bundle, as it stands in user data.
 var ownBundle = regexp.MustCompile(`client-key-data: (\S+)`)
 
+// hide adds a key to what no log may have: as it stands in a bundle, and each line of it as it stands in a file.
+func (s *three) hide(data string) error {
+	text, err := base64.StdEncoding.DecodeString(data)
+	if err != nil {
+		return fmt.Errorf("the key in a bundle: %w", err)
+	}
+	s.secrets = append(s.secrets, data)
+	lines := 0
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "-----") {
+			s.secrets = append(s.secrets, line)
+			lines++
+		}
+	}
+	if lines == 0 {
+		return errors.New("the key in a bundle is not PEM")
+	}
+	return nil
+}
+
 // prepare makes three machines, off, whose user data is the same: in it, each takes the part that carries its host name
 // (https://cloudinit.readthedocs.io/en/latest/explanation/instancedata.html#using-instance-data).
 func (s *three) prepare(ctx context.Context) (err error) {
@@ -59,7 +79,9 @@ func (s *three) prepare(ctx context.Context) (err error) {
 		if key == nil {
 			return errors.New("there is no key in the user data")
 		}
-		s.secrets = append(s.secrets, key[1])
+		if err := s.hide(key[1]); err != nil {
+			return err
+		}
 		if name == "gamma" { // the thief says that it is another
 			part = regexp.MustCompile(`(?m)^( +)cluster:\n( +)discoveryFile:`).ReplaceAllString(part, "${1}nodeName: alpha\n$0")
 			if !strings.Contains(part, "nodeName: alpha") {
@@ -183,6 +205,9 @@ func (s *three) expire(m *machine) error {
 	if err != nil {
 		return err
 	}
+	if err := s.hide(base64.StdEncoding.EncodeToString(key)); err != nil {
+		return err
+	}
 	expired := bundleData.ReplaceAllStringFunc(bundle, func(line string) string {
 		if strings.HasPrefix(line, "client-key") {
 			return "client-key-data: " + base64.StdEncoding.EncodeToString(key)
@@ -196,7 +221,7 @@ func (s *three) expire(m *machine) error {
 func (s *three) longOff(ctx context.Context, p *point) {
 	m := s.machines[0]
 	p.machines = []*machine{m}
-	p.check(ctx, "the machine is switched off; its certificate and its bundle expire", func(ctx context.Context) (string, error) {
+	p.check(ctx, "the machine is switched off; expired certificates, signed by the cluster's CA, are put in the place of its own and of its bundle's", func(ctx context.Context) (string, error) {
 		if err := m.powerOff(ctx); err != nil {
 			return "", err
 		}
@@ -216,6 +241,13 @@ func (s *three) longOff(ctx context.Context, p *point) {
 		if err != nil {
 			return "", err
 		}
+		key := ownBundle.FindStringSubmatch(bundle)
+		if key == nil {
+			return "", errors.New("there is no key in the bundle")
+		}
+		if err := s.hide(key[1]); err != nil {
+			return "", err
+		}
 		began := time.Now()
 		if err := m.drop(ctx, bundleFile, bundle); err != nil {
 			return "", err
@@ -223,5 +255,5 @@ func (s *three) longOff(ctx context.Context, p *point) {
 		line, err := m.says(ctx, time.Minute, m.valid())
 		return fmt.Sprintf("%.1f s after it was written\n%s", time.Since(began).Seconds(), line), err
 	})
-	p.check(ctx, "nothing has failed", func(ctx context.Context) (string, error) { return m.isQuiet(ctx, s.secrets...) })
+	p.check(ctx, "nothing has failed, and no log has a key", func(ctx context.Context) (string, error) { return m.isQuiet(ctx, s.secrets...) })
 }
