@@ -85,7 +85,7 @@ func (b *bed) startCluster(ctx context.Context, name string) (*cluster, error) {
 
 // admin runs nodejoin as the administrator, and returns what it prints.
 func (c *cluster) admin(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, c.nodejoin, args...)
+	cmd := grouped(exec.CommandContext(ctx, c.nodejoin, args...))
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig)
 	return output(cmd)
 }

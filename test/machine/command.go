@@ -5,14 +5,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // command runs a program and returns its standard output. The error holds its standard error, or the end of its standard output.
 func command(ctx context.Context, name string, args ...string) (string, error) {
-	return output(exec.CommandContext(ctx, name, args...))
+	return output(grouped(exec.CommandContext(ctx, name, args...)))
+}
+
+// endDelay is how long a program has to end when it is asked to.
+const endDelay = 10 * time.Second
+
+// grouped has the context end what a command has started as well, and not with a kill: the program gets a process group, and
+// all of that a SIGTERM. Whoever still holds its output after a while is waited for no longer.
+func grouped(cmd *exec.Cmd) *exec.Cmd {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	cmd.Cancel = func() error {
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		if errors.Is(err, syscall.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return err
+	}
+	cmd.WaitDelay = endDelay
+	return cmd
 }
 
 func output(cmd *exec.Cmd) (string, error) {

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -242,9 +241,8 @@ var cleanEnvironment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/
 
 // command makes a command that runs in the machine.
 func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--"}, args...)...)
+	cmd := grouped(exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(m.pid), "--all", "--"}, args...)...))
 	cmd.Env = cleanEnvironment
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
 

@@ -121,7 +121,7 @@ func run(ctx context.Context) error {
 	if s.inner {
 		return s.test(ctx)
 	}
-	if missing := requirements(ctx); len(missing) > 0 {
+	if missing := s.requirements(ctx); len(missing) > 0 {
 		return notRun(missing)
 	}
 	return s.prepare(ctx)

@@ -25,7 +25,7 @@ import (
 const testNamespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET
 
 // inNamespaces runs this program again, as the test itself.
-func (s *setup) inNamespaces(ctx context.Context) error {
+func (s *setup) inNamespaces(ctx context.Context) (err error) {
 	if _, err := testbed.Binaries(ctx); err != nil { // may have to be built, which needs the network
 		return err
 	}
@@ -34,21 +34,22 @@ func (s *setup) inNamespaces(ctx context.Context) error {
 		return err
 	}
 	groups, err := ownCgroups()
+	defer func() {
+		for _, group := range groups {
+			err = errors.Join(err, removeCgroup(group))
+		}
+	}()
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, self, s.args()...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: testNamespaces, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = time.Minute
 	cmd.Env = append(os.Environ(), cgroupsVariable+"="+strings.Join(groups, ":"))
+	grouped(cmd).WaitDelay = time.Minute // it stops control planes
 	err = cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 		err = errors.New("a check failed, or could not be made; see above")
-	}
-	for _, group := range groups {
-		err = errors.Join(err, removeCgroup(group))
 	}
 	return err
 }
@@ -72,7 +73,7 @@ func enter() error {
 const cgroupsVariable = "NODEJOIN_MACHINE_CGROUPS"
 
 // ownCgroups makes a cgroup below our own, in each hierarchy that systemd uses: without one of its own, a machine would
-// share its with the next one.
+// share its with the next one. It returns what it has made, with an error too.
 func ownCgroups() ([]string, error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -87,14 +88,14 @@ func ownCgroups() ([]string, error) {
 		}
 		mounted, err := cgroupMount(field[1])
 		if err != nil {
-			return nil, err
+			return groups, err
 		}
 		if mounted == "" {
 			continue
 		}
 		group := filepath.Join(mounted, field[2], "nodejoin-machine-"+strconv.Itoa(os.Getpid()))
 		if err := os.Mkdir(group, 0o755); err != nil {
-			return nil, fmt.Errorf("make a cgroup for machines: %w", err)
+			return groups, fmt.Errorf("make a cgroup for machines: %w", err)
 		}
 		groups = append(groups, group)
 	}

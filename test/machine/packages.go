@@ -25,8 +25,8 @@ func buildPackages(ctx context.Context, dir string) (older, newer string, err er
 }
 
 func buildPackage(ctx context.Context, dir, version string) (string, error) {
-	build := exec.CommandContext(ctx, "make", "packages", "VERSION="+version, "DIST="+dir,
-		"PLATFORMS=linux/"+runtime.GOARCH, "FORMATS=deb")
+	build := grouped(exec.CommandContext(ctx, "make", "packages", "VERSION="+version, "DIST="+dir,
+		"PLATFORMS=linux/"+runtime.GOARCH, "FORMATS=deb"))
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		return "", fmt.Errorf("build the package %s (run this at the top of its repository): %w", version, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,7 +20,7 @@ const rpmResult = "rpm.txt"
 func (s *setup) rpm(ctx context.Context) error {
 	fmt.Fprintln(os.Stderr, "machine: checking the rpm (packaging/check rpm)")
 	began := time.Now()
-	said, err := output(exec.CommandContext(ctx, filepath.Join("packaging", "check"), "rpm"))
+	said, err := command(ctx, filepath.Join("packaging", "check"), "rpm")
 	if err != nil {
 		said = failed + "\n" + err.Error()
 	}

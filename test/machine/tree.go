@@ -70,7 +70,7 @@ func debianTree(ctx context.Context) (string, error) {
 }
 
 func makeTree(ctx context.Context, tree string) error {
-	cmd := exec.CommandContext(ctx, "sh", "-c", recipe, "sh", tree)
+	cmd := grouped(exec.CommandContext(ctx, "sh", "-c", recipe, "sh", tree))
 	cmd.Env = append(os.Environ(), "FIRST="+first, "THEN="+then, "SUITE="+suite, "MIRROR="+mirror)
 	log, err := os.CreateTemp("", "debootstrap-*.log")
 	if err != nil {
