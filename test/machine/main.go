@@ -14,7 +14,8 @@
 //
 // The Debian tree, in the user's cache directory, since making it takes more than a minute. Machines are overlays on it, in a
 // temporary directory. Everything else (machines, control planes, mounts, bridges) lives in namespaces of one process, and
-// ends with it, however it ends.
+// ends with it, however it ends. A file system that is frozen for point 6 is thawed by the outer process when the inner one is
+// killed; when both are killed in that minute, it stays frozen, and what hangs in it stays until this machine starts anew.
 package main
 
 import (

@@ -47,7 +47,7 @@ func (s *setup) inNamespaces(ctx context.Context) (err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: testNamespaces, Pdeathsig: syscall.SIGKILL}
 	cmd.Env = append(os.Environ(), cgroupsVariable+"="+strings.Join(groups, ":"))
 	grouped(cmd).WaitDelay = time.Minute // it stops control planes
-	err = cmd.Run()
+	err = runThawing(ctx, cmd)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 		err = errors.New("a check failed, or could not be made; see above")
 	}

@@ -22,6 +22,7 @@ type bed struct {
 
 // test is the inner process: it sets up the network and the clusters, checks the points and prints the report.
 func (s *setup) test(ctx context.Context) error {
+	keepFrozenSocket()
 	if err := enter(); err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func (b *bed) tellOfWatchdog(ctx context.Context, next func(number, title string
 		return
 	}
 	p.machines = append(p.machines, s.m)
-	defer func() { _ = s.thaw(context.WithoutCancel(ctx)) }() // it may be thawed already; a frozen file system would outlive everything
+	defer func() { _ = s.thaw(context.WithoutCancel(ctx)) }() // it may be thawed already; should this process be killed, see willFreeze
 	s.bark(ctx, p)
 	s.recover(ctx, p)
 }
@@ -100,6 +100,9 @@ func (s *watchdog) bark(ctx context.Context, p *point) {
 	p.check(ctx, fmt.Sprintf("an agent with nothing to do is left alone for %s, with WatchdogSec=%s", leftAlone, watchdogTimeout), s.idle)
 	var frozen time.Time
 	p.check(ctx, "its state directory is frozen, and it is asked to rotate: a loop hangs in a write", func(ctx context.Context) (string, error) {
+		if err := willFreeze(s.volume); err != nil {
+			return "", err
+		}
 		if _, err := command(ctx, "fsfreeze", "--freeze", s.volume); err != nil {
 			return "", err
 		}
