@@ -63,18 +63,6 @@ func stageFile(path string, data []byte, a access) (*pending.File, error) {
 	return f, nil
 }
 
-// giveAway gives a file to its owner, where that is another: the sandbox of the unit forbids the call, whatever it changes.
-func giveAway(f *pending.File, owner *Owner) error {
-	if owner == nil {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil || owner.owns(info) {
-		return err
-	}
-	return f.Chown(owner.UID, owner.GID)
-}
-
 // staging are the temporary files of this process, which sweep leaves alone: one may wait for its certificate while
 // another is written for the same path.
 var staging = struct {

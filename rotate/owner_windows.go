@@ -10,10 +10,19 @@ import (
 	"golang.org/x/sys/windows"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
 // accessOf returns who may do what with a file that holds a secret and is replaced: there are no modes here to keep.
 func accessOf(fs.FileInfo) access { return access{mode: 0o600} }
+
+// giveAway gives a file to its owner.
+func giveAway(f *pending.File, owner *Owner) error {
+	if owner == nil {
+		return nil
+	}
+	return f.Chown(owner.UID, owner.GID)
+}
 
 // isOf is always true: the access control list that a file was made with is not looked at again.
 func (a access) isOf(fs.FileInfo) bool { return true }
