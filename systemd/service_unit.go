@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
 // ownUnits is where an administrator's units are, and this program's; unitDirs are where packages have theirs.
@@ -144,36 +145,18 @@ func writeUnit(path, text string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are for everybody to read
 		return err
 	}
-	next := path + ".new" // not a name that systemd reads
-	err := writeSynced(next, text)
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err != nil {
-		_ = os.Remove(next)
-		return err
-	}
-	held, err := os.Open(dir)
+	f, err := pending.New(path, 0o644) // its name until then begins with a dot: systemd does not read it
 	if err != nil {
 		return err
 	}
-	return errors.Join(held.Sync(), held.Close())
-}
-
-// writeSynced writes a file, and returns when it is on disk: a rename may get there before what the file contains.
-func writeSynced(path, text string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // units are for everybody to read
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteString(text)
+	_, err = f.WriteString(text)
 	if err == nil {
-		err = file.Chmod(0o644) // whatever the umask is
+		err = f.CloseAtomicallyReplace()
 	}
 	if err == nil {
-		err = file.Sync()
+		err = pending.SyncDir(dir)
 	}
-	return errors.Join(err, file.Close())
+	return errors.Join(err, f.Cleanup())
 }
 
 // enable enables or disables the unit: with the systemd that runs, else in its files.

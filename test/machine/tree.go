@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	suite  = "bookworm"
-	mirror = "http://deb.debian.org/debian"
+	suite = "bookworm"
 	// first is what debootstrap installs, which does not resolve everything that apt does: a dependency on a virtual package,
 	// such as python3-cryptography's, stays unmet.
 	first = "systemd,systemd-sysv,dbus,iproute2,ca-certificates"
@@ -27,7 +26,7 @@ const (
 // (https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt).
 const recipe = `set -eu
 tree=$1
-debootstrap --variant=minbase --include="$FIRST" "$SUITE" "$tree" "$MIRROR"
+debootstrap --variant=minbase --include="$FIRST" "$SUITE" "$tree" ${DEBIAN_MIRROR:-}
 printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
 chmod 755 "$tree/usr/sbin/policy-rc.d"
 cp -L /etc/resolv.conf "$tree/etc/resolv.conf"
@@ -47,7 +46,7 @@ func debianTree(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("where to keep the Debian tree: %w", err)
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{suite, mirror, first, then, recipe}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{suite, first, then, recipe}, "\x00")))
 	tree := filepath.Join(cache, "nodejoin", "machine-"+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(tree); err == nil {
 		return tree, nil
@@ -71,7 +70,7 @@ func debianTree(ctx context.Context) (string, error) {
 
 func makeTree(ctx context.Context, tree string) error {
 	cmd := grouped(exec.CommandContext(ctx, "sh", "-c", recipe, "sh", tree))
-	cmd.Env = append(os.Environ(), "FIRST="+first, "THEN="+then, "SUITE="+suite, "MIRROR="+mirror)
+	cmd.Env = append(os.Environ(), "FIRST="+first, "THEN="+then, "SUITE="+suite)
 	log, err := os.CreateTemp("", "debootstrap-*.log")
 	if err != nil {
 		return err

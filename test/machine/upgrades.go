@@ -61,6 +61,18 @@ type moment struct {
 	asked                int
 }
 
+// asBefore waits until the agent has its identity, which must be the one before, and asked for by nobody again.
+func (s *upgrades) asBefore(ctx context.Context, before moment) (string, error) {
+	if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
+		return "", err
+	}
+	after, err := s.now(ctx)
+	if err == nil && (after.serial != before.serial || after.asked != before.asked) {
+		err = fmt.Errorf("before: %s; after: %s", before, after)
+	}
+	return after.String(), err
+}
+
 func (s *upgrades) now(ctx context.Context) (at moment, err error) {
 	if at.serial, err = s.m.serial(); err != nil {
 		return at, err
@@ -207,14 +219,7 @@ func (s *upgrades) remove(ctx context.Context, p *point) {
 		if _, err := s.m.run(ctx, "dpkg", "--install", "/root/newer.deb"); err != nil {
 			return "", err
 		}
-		if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
-			return "", err
-		}
-		after, err := s.now(ctx)
-		if err == nil && (after.serial != before.serial || after.asked != before.asked) {
-			err = fmt.Errorf("before: %s; after: %s", before, after)
-		}
-		return after.String(), err
+		return s.asBefore(ctx, before)
 	})
 }
 
@@ -266,13 +271,6 @@ func (s *upgrades) purge(ctx context.Context, p *point) {
 		if _, err := s.m.run(ctx, "systemctl", "start", unit); err != nil {
 			return "", err
 		}
-		if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
-			return "", err
-		}
-		after, err := s.now(ctx)
-		if err == nil && (after.serial != before.serial || after.asked != before.asked) {
-			err = fmt.Errorf("before: %s; after: %s", before, after)
-		}
-		return after.String(), err
+		return s.asBefore(ctx, before)
 	})
 }
