@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 )
@@ -62,4 +64,20 @@ func (cp *ControlPlane) AuditEvents(ctx context.Context, filter func(AuditEvent)
 		}
 	}
 	return events, nil
+}
+
+// cutTornLine cuts off the end of a log that has no newline: a process that was killed while it wrote has left half a
+// line, which the next one would go on with. A log that is not there yet is none.
+func cutTornLine(path string) error {
+	log, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if whole := bytes.LastIndexByte(log, '\n') + 1; whole < len(log) {
+		return os.Truncate(path, int64(whole))
+	}
+	return nil
 }

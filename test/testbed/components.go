@@ -100,6 +100,7 @@ func (cp *ControlPlane) prepareAPIServer(secure, etcd *port.Held) error {
 		"--audit-log-mode=blocking", // an answered request is in the file
 		"--audit-log-maxsize=100000",
 	}, cp.options.APIServerArgs)
+	cp.APIServer.Prepare = func() error { return cutTornLine(cp.AuditLog) }
 	return cp.probeAPIServer()
 }
 

@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -260,6 +261,30 @@ func TestAuditEvents(t *testing.T) {
 	if event.User.Username != "kubernetes-admin" || event.Verb != "get" || event.AuditID == "" ||
 		event.RequestURI != "/api/v1/namespaces/default/configmaps/missing" {
 		t.Errorf("the event is %+v", event)
+	}
+}
+
+// An API server that was killed while it wrote leaves half a line, which must not swallow the first event of the next one.
+func TestAuditEventsAfterAKill(t *testing.T) {
+	cp, ctx := shared(t), within(t, time.Minute)
+	cp.APIServer.Kill()
+	before, err := os.ReadFile(cp.AuditLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := before[:bytes.LastIndexByte(before, '\n')+1]
+	if err := os.WriteFile(cp.AuditLog, append(before, `{"kind":"Event","requestURI":"/api`...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.APIServer.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	events, err := cp.AuditEvents(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := bytes.Count(whole, []byte("\n")); len(events) <= kept {
+		t.Errorf("%d events, were %d before the kill", len(events), kept)
 	}
 }
 

@@ -46,6 +46,9 @@ type Process struct {
 	// PrivateMounts gives the process a mount namespace of its own (root only): what it mounts is gone when it ends.
 	PrivateMounts bool
 
+	// Prepare runs before every start, when no earlier life of the process is left. Nil: nothing is to be done.
+	Prepare func() error
+
 	// Ready is polled after a start until it returns nil. Nil: the process counts as ready once it has started.
 	Ready func(ctx context.Context) error
 
@@ -140,6 +143,11 @@ func (p *Process) launch() (int64, *run, error) {
 	defer p.mu.Unlock()
 	if p.run != nil && p.run.alive() {
 		return 0, nil, errors.New("it runs already")
+	}
+	if p.Prepare != nil {
+		if err := p.Prepare(); err != nil {
+			return 0, nil, err
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(p.Log), 0o755); err != nil {
 		return 0, nil, err
