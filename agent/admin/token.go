@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -53,11 +54,12 @@ type NewToken struct {
 	Description string
 }
 
-var groupPattern = regexp.MustCompile(api.BootstrapGroupPattern)
+// groupPattern is compiled at its first use: its counted repetition takes a millisecond, at each start of the program.
+var groupPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(api.BootstrapGroupPattern) })
 
 // checkGroup refuses a group that the API server would not let a bootstrap token be in.
 func checkGroup(group string) error {
-	if groupPattern.MatchString(group) {
+	if groupPattern().MatchString(group) {
 		return nil
 	}
 	if bootstrap.LooksLikeToken(group) {

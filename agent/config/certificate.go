@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
@@ -183,7 +184,10 @@ func checkIPAddress(text string) error {
 	return nil
 }
 
-var accountName = regexp.MustCompile(`^[\pL\pN_][\pL\pN\pM_.@\\+ -]*\$?$`)
+// accountName is compiled at its first use, since its classes of letters take a millisecond.
+var accountName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[\pL\pN_][\pL\pN\pM_.@\\+ -]*\$?$`)
+})
 
 // account checks the name or number of a user or group. Whether there is one is a matter of the machine.
 func (r *report) account(path, name string) {
@@ -195,7 +199,7 @@ func (r *report) account(path, name string) {
 		}
 		return
 	}
-	if name != "" && (len(name) > 256 || !accountName.MatchString(name) || strings.TrimSpace(name) != name) {
+	if name != "" && (len(name) > 256 || !accountName().MatchString(name) || strings.TrimSpace(name) != name) {
 		r.add(path, "%s is no name: %s", quote(name), remedy)
 	}
 }

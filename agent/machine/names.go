@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -115,14 +116,17 @@ func lasting(addresses []address) []netip.Addr {
 
 // virtualName is the names of the interfaces that container runtimes, network plugins and virtual machines make, and of
 // tunnels. "br-" is followed by twelve hexadecimal digits where Docker made it, and by what the operator liked where it is
-// a bridge of the machine's own; "eni" is followed by eleven where the plugin of AWS made it for a pod.
-var virtualName = regexp.MustCompile(`^(` + strings.Join([]string{
-	`docker\d+|docker_gwbridge|br-[0-9a-f]{12}|veth.*|podman\d+|nerdctl\d+|lxdbr\d+|incusbr\d+|lxc.+`, // runtimes
-	`virbr\d+(-nic)?|vnet\d+|macvtap\d+|tap.+|ifb\d+|dummy\d+`,                                        // virtual machines, devices for tests and shaping
-	`(gre|gretap|erspan|sit|ip6tnl|ip6gre|ip_vti|ip6_vti|tunl)\d+`,                                    // tunnels
-	`cni.*|kube-.+|nodelocaldns|cali.+|(vxlan|vxlan-v6|egress)\.calico|(wireguard|wg-v6)\.cali|flannel.*|cilium_.+`,
-	`weave.*|datapath|vxlan-\d+|vxlan_sys_\d+|genev_sys_\d+|antrea-.+|ovs-system|ovn-k8s-.+|eni[0-9a-f]{11}|azv.+|gke[0-9a-f]+`,
-}, "|") + `)$`)
+// a bridge of the machine's own; "eni" is followed by eleven where the plugin of AWS made it for a pod. It is compiled at its
+// first use: that takes half a millisecond, and few runs of the program need it.
+var virtualName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(` + strings.Join([]string{
+		`docker\d+|docker_gwbridge|br-[0-9a-f]{12}|veth.*|podman\d+|nerdctl\d+|lxdbr\d+|incusbr\d+|lxc.+`, // runtimes
+		`virbr\d+(-nic)?|vnet\d+|macvtap\d+|tap.+|ifb\d+|dummy\d+`,                                        // virtual machines, devices for tests and shaping
+		`(gre|gretap|erspan|sit|ip6tnl|ip6gre|ip_vti|ip6_vti|tunl)\d+`,                                    // tunnels
+		`cni.*|kube-.+|nodelocaldns|cali.+|(vxlan|vxlan-v6|egress)\.calico|(wireguard|wg-v6)\.cali|flannel.*|cilium_.+`,
+		`weave.*|datapath|vxlan-\d+|vxlan_sys_\d+|genev_sys_\d+|antrea-.+|ovs-system|ovn-k8s-.+|eni[0-9a-f]{11}|azv.+|gke[0-9a-f]+`,
+	}, "|") + `)$`)
+})
 
 // virtual reports whether an interface of that name holds addresses of something else than the machine.
-func virtual(name string) bool { return virtualName.MatchString(name) }
+func virtual(name string) bool { return virtualName().MatchString(name) }
