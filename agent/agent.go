@@ -78,6 +78,9 @@ func New(config *Config, log *slog.Logger) *Agent {
 	a.store.Client = a.store.Slot(place)
 	a.board.init(config)
 	a.hooks.woken, a.hooks.tried = make(chan struct{}, 1), map[string]string{}
+	a.hooks.run = func(ctx context.Context, hook rotate.Hook, change rotate.Change, log *slog.Logger) error {
+		return hook.Run(ctx, change, log)
+	}
 	for _, s := range config.sources {
 		if c, ok := s.credential.(interface{ LogTo(log *slog.Logger) }); ok {
 			c.LogTo(log)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/rotate"
@@ -14,7 +16,8 @@ import (
 // hooks are run one after the other, and nothing waits for them: a hook may take its time, while certificates are rotated
 // and files repaired.
 type hooks struct {
-	woken chan struct{} // has something in it when due may have
+	woken chan struct{}                                                                             // has something in it when due may have
+	run   func(ctx context.Context, hook rotate.Hook, change rotate.Change, log *slog.Logger) error // is [rotate.Hook.Run]
 
 	mu    sync.Mutex        // guards what follows
 	due   []occasion        // the oldest first, of what changed one each
@@ -68,15 +71,27 @@ func (h *hooks) next() (o occasion, found bool) {
 
 // keepHooks runs hooks until ctx ends.
 func (a *Agent) keepHooks(ctx context.Context) {
+	if len(a.config.options.Hooks) == 0 {
+		return
+	}
+	a.beat(hooksPart)
 	for {
 		a.runDueHooks(ctx)
+		a.beat(hooksPart)
+		minute := time.NewTimer(a.untilCheck(time.Time{}))
 		select {
 		case <-ctx.Done():
+			minute.Stop()
 			return
 		case <-a.hooks.woken:
+		case <-minute.C:
 		}
+		minute.Stop()
 	}
 }
+
+// hooksPart is the part of the agent that beats for its hooks.
+const hooksPart = "hooks"
 
 // runDueHooks runs what is due now.
 func (a *Agent) runDueHooks(ctx context.Context) {
@@ -102,7 +117,7 @@ func (a *Agent) runHooks(ctx context.Context, o occasion) {
 			continue
 		}
 		a.log.Info("running a hook", "hook", hook.Name, "changed", o.what)
-		err := hook.Run(ctx, o.change, a.log)
+		err := a.runHook(ctx, hook, o.change)
 		a.hookEnded(hook.Name, o.what, err)
 		if err != nil {
 			a.log.Error("a hook failed; the change stands", "hook", hook.Name, "changed", o.what, "err", err)
@@ -113,6 +128,27 @@ func (a *Agent) runHooks(ctx context.Context, o occasion) {
 			a.log.Warn("cannot remember that a hook has run", "hook", hook.Name, "err", err)
 		}
 	}
+}
+
+// runHook runs one hook. It may take longer than a loop may be silent, so that the loop beats for it, but only for as long
+// as the hook may take: what is not back then hangs, and is to be seen.
+func (a *Agent) runHook(ctx context.Context, hook rotate.Hook, change rotate.Change) error {
+	beating, stop := context.WithTimeout(ctx, hook.Longest())
+	var beats sync.WaitGroup
+	defer beats.Wait()
+	defer stop()
+	beats.Go(func() {
+		for beating.Err() == nil {
+			a.beat(hooksPart)
+			minute := time.NewTimer(a.untilCheck(time.Time{}))
+			select {
+			case <-beating.Done():
+			case <-minute.C:
+			}
+			minute.Stop()
+		}
+	})
+	return a.hooks.run(ctx, hook, change, a.log)
 }
 
 // rememberHook notes what a hook has succeeded for, and forgets the hooks that are not configured any more.

@@ -52,6 +52,18 @@ type Change struct {
 // Concerns reports whether the hook is to be run after a change of what has this name.
 func (h Hook) Concerns(what string) bool { return len(h.On) == 0 || slices.Contains(h.On, what) }
 
+func (h Hook) timeout() time.Duration {
+	if h.Timeout <= 0 {
+		return HookTimeout
+	}
+	return h.Timeout
+}
+
+// Longest returns how long [Hook.Run] takes at most: one that is not back then hangs.
+func (h Hook) Longest() time.Duration {
+	return h.timeout() + 2*hookGrace // it is asked to end, and then those that it leaves behind
+}
+
 // Digest identifies what the hook is: its name and its command. It is 32 hexadecimal digits.
 func (h Hook) Digest() string {
 	sum := sha256.New()
@@ -76,10 +88,7 @@ func (h Hook) Run(ctx context.Context, change Change, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("cannot run the hook %s: %w", h.Name, err)
 	}
-	timeout := h.Timeout
-	if timeout <= 0 {
-		timeout = HookTimeout
-	}
+	timeout := h.timeout()
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	output := &hookLog{hook: h.Name, log: log, left: hookOutput}
