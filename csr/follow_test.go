@@ -1,16 +1,12 @@
 package csr
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,127 +17,6 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
-
-// stage is an API server with one object, for what the real one cannot be made to do at a given second. It lives in a
-// synctest bubble, so its days pass in no time.
-type stage struct {
-	watch func(n int, version string) reply // the n-th watch, from 1
-	get   func(n int) *answer               // the n-th read; nil, or an answer of nil: the object
-
-	made    chan struct{} // closed when the object is there
-	mu      sync.Mutex
-	start   time.Time
-	object  *certificates.CertificateSigningRequest
-	posts   int
-	gets    []time.Duration // when, from the start
-	watches []string        // the resource versions
-}
-
-// reply is what a watch is answered with: an answer, or a stream of lines.
-type reply struct {
-	answer *answer
-	err    error
-	silent bool                 // nothing, not even headers, until the client gives up
-	stream func(*io.PipeWriter) // closes it
-}
-
-func newStage() *stage { return &stage{start: time.Now(), made: make(chan struct{})} }
-
-func (s *stage) RoundTrip(req *http.Request) (*http.Response, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if req.Method == http.MethodPost {
-		s.posts++
-		object := &certificates.CertificateSigningRequest{}
-		if err := json.NewDecoder(req.Body).Decode(object); err != nil {
-			return nil, err
-		}
-		object.UID, object.ResourceVersion = "uid-1", "1"
-		s.object = object
-		close(s.made)
-		return s.show(http.StatusCreated), nil
-	}
-	if req.URL.Query().Get("watch") == "" {
-		s.gets = append(s.gets, time.Since(s.start))
-		if s.get != nil {
-			if a := s.get(len(s.gets)); a != nil {
-				return serve(a).RoundTrip(req)
-			}
-		}
-		return s.show(http.StatusOK), nil
-	}
-	s.watches = append(s.watches, req.URL.Query().Get("resourceVersion"))
-	r := s.watch(len(s.watches), s.watches[len(s.watches)-1])
-	switch {
-	case r.silent:
-		s.mu.Unlock()
-		defer s.mu.Lock()
-		<-req.Context().Done()
-		return nil, req.Context().Err()
-	case r.err != nil:
-		return nil, r.err
-	case r.answer != nil:
-		return serve(r.answer).RoundTrip(req)
-	}
-	reader, writer := io.Pipe()
-	context.AfterFunc(req.Context(), func() { writer.CloseWithError(req.Context().Err()) })
-	go r.stream(writer)
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: reader, Request: req}, nil
-}
-
-func (s *stage) show(code int) *http.Response {
-	data, err := json.Marshal(s.object)
-	if err != nil {
-		panic(err)
-	}
-	return &http.Response{StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(data))}
-}
-
-// change is what somebody does to the object.
-func (s *stage) change(change func(*certificates.CertificateSigningRequest)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.object.ResourceVersion += "0"
-	change(s.object)
-}
-
-func issue(o *certificates.CertificateSigningRequest) {
-	o.Status.Certificate = []byte("chain")
-	o.Status.Conditions = []certificates.CertificateSigningRequestCondition{{Type: certificates.CertificateApproved, Status: "True"}}
-}
-
-// event writes the object, changed, as an event of a watch.
-func (s *stage) event(w io.Writer, kind string, change func(*certificates.CertificateSigningRequest)) {
-	<-s.made
-	s.mu.Lock()
-	object := s.object.DeepCopy()
-	s.mu.Unlock()
-	if change != nil {
-		change(object)
-	}
-	data, err := json.Marshal(object)
-	if err != nil {
-		panic(err)
-	}
-	_, _ = fmt.Fprintf(w, "{\"type\":%q,\"object\":%s}\n", kind, data)
-}
-
-// silence is a watch on which nothing happens until the client ends it.
-var silence = reply{stream: func(*io.PipeWriter) {}}
-
-// lasting is a watch that ends after a while and on which nothing happens.
-func lasting(d time.Duration) reply {
-	return reply{stream: func(w *io.PipeWriter) { time.AfterFunc(d, func() { _ = w.Close() }) }}
-}
-
-var forbidden = reply{answer: &answer{code: 403, body: status("Forbidden", "cannot watch")}}
-
-// obtain runs Obtain on a stage.
-func (s *stage) obtain(t *testing.T) (string, error) {
-	t.Helper()
-	chain, err := newClient(t, s).Obtain(t.Context(), newRequest(t, testTemplate), nil)
-	return string(chain), err
-}
 
 // TestWatchEnds cuts the watch again and again: what happens to the object is seen within two seconds, and the API
 // server is not asked without a pause.
@@ -444,39 +319,6 @@ func TestDeadlines(t *testing.T) {
 	})
 }
 
-// TestProgress: while things happen, the report comes when something has changed, and not again.
-func TestProgress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newStage()
-		approved := func(o *certificates.CertificateSigningRequest) {
-			issue(o)
-			o.Status.Certificate = nil
-		}
-		s.watch = func(int, string) reply {
-			return reply{stream: func(w *io.PipeWriter) {
-				for range 3 {
-					s.event(w, "MODIFIED", nil)
-				}
-				for range 3 {
-					s.event(w, "MODIFIED", approved)
-				}
-				s.event(w, "MODIFIED", issue)
-			}}
-		}
-		var got []Progress
-		request := newRequest(t, testTemplate)
-		if _, err := newClient(t, s).Obtain(t.Context(), request, func(p Progress) { got = append(got, p) }); err != nil {
-			t.Fatal(err)
-		}
-		waits := Progress{Name: request.Name, SignerName: request.Template.SignerName}
-		approval := waits
-		approval.Approved = true
-		if want := []Progress{waits, approval}; !slices.Equal(got, want) {
-			t.Errorf("got %+v, want %+v", got, want)
-		}
-	})
-}
-
 // TestWatchSilent has something between here and the API server keep the headers of every watch.
 func TestWatchSilent(t *testing.T) {
 	t.Run("always", func(t *testing.T) {
@@ -534,94 +376,4 @@ func TestWatchSilent(t *testing.T) {
 			}
 		})
 	})
-}
-
-// TestHeartbeat: a caller hears at least once a minute that the request still waits, whatever the waiting is made of,
-// and nothing after the end.
-func TestHeartbeat(t *testing.T) {
-	for name, test := range map[string]struct {
-		watch reply
-		slow  time.Duration // that each read takes
-	}{
-		"while it watches":                           {watch: silence},
-		"while watches end":                          {watch: lasting(time.Minute)},
-		"while it polls":                             {watch: forbidden},
-		"while it polls a slow server":               {watch: forbidden, slow: requestTimeout - time.Second},
-		"while watches do not open":                  {watch: reply{silent: true}},
-		"while watches of a slow server do not open": {watch: reply{silent: true}, slow: requestTimeout - time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newStage()
-				s.watch = func(int, string) reply { return test.watch }
-				slow := roundTrip(func(req *http.Request) (*http.Response, error) {
-					if req.Method == http.MethodGet && req.URL.Query().Get("watch") == "" {
-						time.Sleep(test.slow)
-					}
-					return s.RoundTrip(req)
-				})
-				const all = 3 * time.Hour
-				ctx, cancel := context.WithTimeout(t.Context(), all)
-				defer cancel()
-				var beats []time.Duration
-				request := newRequest(t, testTemplate)
-				want := Progress{Name: request.Name, SignerName: request.Template.SignerName}
-				_, err := newClient(t, slow).Obtain(ctx, request, func(p Progress) {
-					if p != want {
-						t.Errorf("got %+v, want %+v", p, want)
-					}
-					beats = append(beats, time.Since(s.start))
-				})
-				if !errors.Is(err, context.DeadlineExceeded) {
-					t.Fatal(err)
-				}
-				n := len(beats)
-				if n < 2 || beats[0] != 0 || all-beats[n-1] > time.Minute {
-					t.Fatalf("%d beats: %s", n, beats)
-				}
-				for i := range n - 1 {
-					if gap := beats[i+1] - beats[i]; gap > time.Minute {
-						t.Errorf("nothing between %s and %s", beats[i], beats[i+1])
-					}
-				}
-				if most := int(all/heartbeat) + 1; n > most {
-					t.Errorf("%d beats, want at most %d", n, most)
-				}
-				time.Sleep(time.Hour)
-				if len(beats) != n {
-					t.Error("it beats after its end")
-				}
-			})
-		})
-	}
-}
-
-// TestLifetimeChanged has an admission webhook change what the object asks for.
-func TestLifetimeChanged(t *testing.T) {
-	for name, test := range map[string]struct {
-		seconds *int32
-		want    time.Duration
-	}{"shorter": {new(int32(600)), 10 * time.Minute}, "longer": {new(int32(86400)), 24 * time.Hour}, "none": {nil, 0}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newStage()
-				s.watch = func(int, string) reply {
-					return reply{stream: func(w *io.PipeWriter) { s.event(w, "MODIFIED", issue) }}
-				}
-				webhook := roundTrip(func(req *http.Request) (*http.Response, error) {
-					response, err := s.RoundTrip(req)
-					if req.Method == http.MethodPost && err == nil {
-						s.change(func(o *certificates.CertificateSigningRequest) { o.Spec.ExpirationSeconds = test.seconds })
-						return s.show(http.StatusCreated), nil
-					}
-					return response, err
-				})
-				var got []Progress
-				chain, err := newClient(t, webhook).Obtain(t.Context(), newRequest(t, KubeletClient("node-1", time.Hour)), func(p Progress) { got = append(got, p) })
-				if err != nil || string(chain) != "chain" || len(got) == 0 || got[0].Lifetime != test.want {
-					t.Errorf("got %q, %v, %+v", chain, err, got)
-				}
-			})
-		})
-	}
 }
