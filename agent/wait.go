@@ -57,30 +57,31 @@ func (w *Wait) Run(ctx context.Context) (*status.Certificate, *status.Status, er
 	if !slices.Contains(w.names(), w.For) {
 		return nil, nil, fault.New(fault.Usage, "choose one of: "+strings.Join(w.names(), ", "), "there is no certificate %q in the configuration", w.For)
 	}
-	over := make(<-chan time.Time)
+	inTime := ctx // ends a look, too: an agent that was stopped takes connections, and does not answer
 	if w.Timeout > 0 {
-		timer := time.NewTimer(w.Timeout)
-		defer timer.Stop()
-		over = timer.C
+		var cancel context.CancelFunc
+		inTime, cancel = context.WithTimeout(ctx, w.Timeout)
+		defer cancel()
 	}
 	ticker := time.NewTicker(waitLook)
 	defer ticker.Stop()
 	var why error
 	for {
-		c, s, err := w.look(ctx)
+		c, s, err := w.look(inTime)
 		if err == nil {
 			return c, s, nil
 		}
 		if errors.Is(err, fs.ErrPermission) {
 			return nil, nil, err
 		}
-		if ctx.Err() == nil || why == nil { // else it is the end of ctx that was in the way
+		if inTime.Err() == nil || why == nil { // else it is the end of the wait that was in the way
 			why = err
 		}
 		select {
-		case <-ctx.Done():
-			return nil, nil, fault.New(fault.Unexpected, "run it again", "interrupted while waiting for %s: %w", w.what(), why)
-		case <-over:
+		case <-inTime.Done():
+			if ctx.Err() != nil {
+				return nil, nil, fault.New(fault.Unexpected, "run it again", "interrupted while waiting for %s: %w", w.what(), why)
+			}
 			return nil, nil, fault.New(fault.ClassOf(why), fault.Remedy(why), "%s cannot be used after %s: %w", w.what(), w.Timeout, why)
 		case <-ticker.C:
 		}
