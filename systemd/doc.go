@@ -11,6 +11,13 @@
 //
 // A service dies with its loop and has its exit status: a service manager sees a failure as what it is.
 //
+// Windows' service control manager can start a service again when it fails, but not tell one exit status from another. What it
+// can tell is a process that is gone from a service that reports that it has stopped, and with which status. So the exits for
+// which the unit has RestartPreventExitStatus= are reported, as ERROR_SERVICE_SPECIFIC_ERROR and the exit status, and the service
+// stays stopped until a person starts it; with every other failure the process ends without a report, and is started again after
+// 5 seconds, 30 seconds and then every 5 minutes, until it has run for an hour. The manager then shows ERROR_PROCESS_ABORTED in
+// place of the exit status. What the program would write to standard error is in the event log.
+//
 // # The protocol
 //
 // sd_notify(3): one datagram of NAME=VALUE lines to the socket that $NOTIFY_SOCKET names. A unit of Type=notify is

@@ -3,68 +3,119 @@ package systemd
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/kardianos/service"
+	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
-// manager stands in for a service manager, as kardianos/service shows it to a program: Run starts it, waits for the word to
-// stop, reports after Stop that it has stopped, and returns what Stop returns. Where nobody says so it waits for ever, as on
-// Windows.
+// manager stands in for Windows' service control manager and what answers to it: it says that the loop shall stop, is told how the
+// loop has ended, and hears that the service has stopped. Where nobody reports that it waits for ever, as on Windows.
 type manager struct {
-	program  service.Interface
-	stop     chan struct{}
-	reported atomic.Bool
+	stop     bool
+	reported bool   // that the service has stopped
+	status   uint32 // with this exit status
 }
 
-func (m *manager) Run() error {
-	if err := m.program.Start(nil); err != nil {
-		return err
+func (m *manager) serve(h *hosted) error {
+	if m.stop {
+		h.cancel()
 	}
-	<-m.stop
-	err := m.program.Stop(nil)
+	<-h.ended
+	status := h.leave(m.stop)
 	time.Sleep(50 * time.Millisecond) // the report takes its time
-	m.reported.Store(true)
-	return err
+	m.reported, m.status = true, status
+	return nil
 }
 
-// A service dies when its loop dies, with the loop's error: it does not look alive without one.
+// A service dies when its loop dies, with the loop's error and exit status, and is started again where the unit would be.
 func TestHost(t *testing.T) {
-	broken := errors.New("broken")
+	broken, wrong := errors.New("broken"), fault.New(fault.Usage, "mend it", "wrong")
 	for _, test := range []struct {
-		name string
-		loop func(context.Context) error
-		stop bool
-		want error
+		name   string
+		end    error // of the loop
+		stop   bool
+		silent bool // the process ends without a report, and is started again
+		status uint32
 	}{
-		{"the loop dies", func(context.Context) error { return broken }, false, broken},
-		{"the loop ends", func(context.Context) error { return nil }, false, nil},
-		{"stopped", func(ctx context.Context) error { <-ctx.Done(); return nil }, true, nil},
-		{"stopped, and the loop fails at its end", func(ctx context.Context) error { <-ctx.Done(); return broken }, true, broken},
+		{"the loop dies", broken, false, true, 0},
+		{"another holds the machine, and will end", fault.New(fault.Held, "wait", "held"), false, true, 0},
+		{"the loop ends with what needs a person", wrong, false, false, 2},
+		{"the files need a person", fmt.Errorf("at the start: %w", fault.New(fault.Files, "look", "damaged")), false, false, 8},
+		{"the loop ends", nil, false, false, 0},
+		{"stopped", nil, true, false, 0},
+		{"stopped, and the loop fails at its end", broken, true, false, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			h := newHosted(t.Context(), test.loop)
-			m := &manager{program: h, stop: make(chan struct{})}
+			h := newHosted(t.Context(), func(ctx context.Context) error {
+				if test.stop {
+					<-ctx.Done()
+				}
+				return test.end
+			})
+			m := &manager{stop: test.stop}
 			ended := make(chan error, 1)
-			go func() { ended <- host(h, m) }()
-			if test.stop {
-				close(m.stop)
-			} else {
-				defer close(m.stop)
-			}
+			go func() { ended <- h.host(func() error { return m.serve(h) }) }()
 			select {
 			case err := <-ended:
-				if !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+				if !errors.Is(err, test.end) || (err == nil) != (test.end == nil) {
 					t.Errorf("it ended with %v", err)
 				}
-				if m.reported.Load() != test.stop {
-					t.Errorf("when it ended the manager had reported the stop: %t", !test.stop)
+				if test.silent {
+					return // the manager's own goroutine waits in it for the end of the process
+				}
+				if !m.reported || m.status != test.status {
+					t.Errorf("reported: %t, status %d", m.reported, m.status)
 				}
 			case <-time.After(10 * time.Second):
 				t.Fatal("it does not end")
 			}
 		})
+	}
+}
+
+// Where the manager cannot be answered to, nothing runs on without it.
+func TestHostWithoutManager(t *testing.T) {
+	h := newHosted(t.Context(), func(ctx context.Context) error { <-ctx.Done(); return nil })
+	if err := h.host(func() error { return errors.New("no manager") }); err == nil || !strings.HasSuffix(err.Error(), "manager: no manager") {
+		t.Errorf("it ended with %v", err)
+	}
+	select {
+	case <-h.ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the loop runs on")
+	}
+}
+
+func TestReadyBegins(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	for range 2 {
+		if _, err := Ready("waits"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-begun:
+	default:
+		t.Error("the service control manager is not told")
+	}
+}
+
+// The exit statuses after which nobody starts the service again are the unit's.
+func TestAgain(t *testing.T) {
+	for class, want := range map[fault.Class]bool{
+		fault.Unexpected: true, fault.Usage: false, fault.Untrusted: false, fault.Refused: false, fault.Denied: false, fault.Unapproved: true, fault.Held: true, fault.Files: false,
+	} {
+		if got := again(fault.New(class, "", "ended")); got != want {
+			t.Errorf("class %d: %t", class, got)
+		}
+	}
+	if again(nil) || !again(errors.New("ended")) {
+		t.Error("an end that was meant, or one without a class")
+	}
+	if got := unitSetting("Nothing"); got != "" {
+		t.Errorf("what the unit does not set is %q", got)
 	}
 }

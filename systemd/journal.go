@@ -4,14 +4,15 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// OnJournal reports whether standard error is the journal's.
+// OnJournal reports whether standard error is the journal's, or leads to Windows' event log, see [Stderr].
 func OnJournal() bool {
 	is, err := journal.StderrIsJournalStream()
-	return is && err == nil
+	return is && err == nil || isHosted()
 }
 
 // PriorityError is what a line of the severity of an error begins with (sd-daemon(3)).
@@ -82,4 +83,14 @@ func (h journalHandler) each(change func(slog.Handler) slog.Handler) slog.Handle
 		changed[i] = change(one)
 	}
 	return changed
+}
+
+// severity takes from a line what it begins with, as the journal does, and returns the severity. A line without is of no concern.
+func severity(line string) (slog.Level, string) {
+	for _, p := range priorities {
+		if rest, found := strings.CutPrefix(line, p.prefix); found {
+			return p.level, rest
+		}
+	}
+	return slog.LevelInfo, line
 }

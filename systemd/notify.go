@@ -13,8 +13,9 @@ import (
 const maxStatus = 1024
 
 // Ready says that the program does its work: it started, or it is done with reloading. status is what it does, as for
-// [Status]; "" says nothing of it.
+// [Status]; "" says nothing of it. Windows' service control manager is told of the start, too.
 func Ready(status string) (sent bool, err error) {
+	begin()
 	message := daemon.SdNotifyReady
 	if line := statusLine(status); line != "" {
 		message += "\nSTATUS=" + line

@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +23,7 @@ type Service struct {
 	booted    bool                                 // systemd runs here; else its files alone are changed, for the next boot
 	systemctl func(args ...string) (string, error) // nil but with systemd
 	inner     func(executable string) (service.Service, error)
+	native    native // nil but on Windows
 }
 
 // State is whether the service runs.
@@ -57,8 +57,8 @@ type Report struct {
 // Find returns the service with the service manager of this machine. In a chroot or an image that has systemd but does not
 // run it, its files are what can be changed.
 func Find() (*Service, error) {
-	s := &Service{inner: func(executable string) (service.Service, error) {
-		return service.New(newHosted(context.Background(), nil), settings(executable, []string{"run"})) // it is not run
+	s := &Service{native: newNative(), inner: func(executable string) (service.Service, error) {
+		return service.New(notRun{}, settings(executable, []string{"run"}))
 	}}
 	system := service.ChosenSystem()
 	switch {
@@ -87,6 +87,15 @@ func Find() (*Service, error) {
 	return s, nil
 }
 
+// notRun is the program as kardianos/service wants it, which is here to install and control the service, not to run it.
+type notRun struct{}
+
+// Start implements [service.Interface].
+func (notRun) Start(service.Service) error { return errors.ErrUnsupported }
+
+// Stop implements [service.Interface].
+func (notRun) Stop(service.Service) error { return errors.ErrUnsupported }
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
@@ -102,7 +111,6 @@ func settings(executable string, arguments []string) *service.Config {
 			"OpenRCScript": openRCScript,
 			"LogOutput":    true, "LogDirectory": "/var/log", // launchd, upstart
 			"KeepAlive": true, "RunAtLoad": true, // launchd
-			"OnFailure": "restart", "OnFailureDelayDuration": "5s", "OnFailureResetPeriod": 60, "DelayedAutoStart": true, // Windows
 		},
 	}
 }
@@ -128,12 +136,22 @@ func (s *Service) Install(executable string) (*Report, error) {
 	if err := inner.Install(); err != nil {
 		return nil, s.failed("install", err)
 	}
+	note := "it will be started at boot; now: nodejoin service start"
+	if s.native != nil {
+		lack, err := s.native.Settle()
+		if err != nil {
+			return nil, s.failed("install", errors.Join(err, inner.Uninstall()))
+		}
+		if lack != "" {
+			note = lack + "; " + note
+		}
+	}
 	if s.Manager == "openrc" { // kardianos/service adds it to the runlevel of this moment, which may be that of the boot
 		if _, err := command("rc-update", "add", Name, "default"); err != nil {
 			return nil, s.failed("install", err)
 		}
 	}
-	return &Report{Manager: s.Manager, File: file, Executable: executable, Changed: true, AtBoot: true, Note: "it will be started at boot; now: nodejoin service start"}, nil
+	return &Report{Manager: s.Manager, File: file, Executable: executable, Changed: true, AtBoot: true, Note: note}, nil
 }
 
 // scriptPath is where a service manager other than systemd has what it knows of the service; "" where that is no file.
@@ -152,6 +170,11 @@ func (s *Service) scriptPath() string {
 // makeRoom removes a file that an earlier install has written. kardianos/service writes none where there is one.
 func (s *Service) makeRoom(file string) error {
 	found, err := s.findScript(file)
+	if s.native != nil {
+		var now *Report
+		now, err = s.native.Status()
+		found, file = err == nil && now.State != NotInstalled, Name
+	}
 	switch {
 	case err != nil:
 		return s.failed("install", err)
@@ -265,10 +288,16 @@ func (s *Service) act(verb string, by func(service.Service) error) error {
 		return s.failed(verb, err)
 	}
 	inner, err := s.inner("")
-	if err == nil {
-		err = by(inner)
+	if err != nil {
+		return s.failed(verb, err)
 	}
-	return s.failed(verb, err)
+	if s.native != nil {
+		if verb == "restart" && state.State != Running { // there is nothing to stop, which would be an error
+			by = service.Service.Start
+		}
+		return s.actNatively(verb, state, func() error { return by(inner) })
+	}
+	return s.failed(verb, by(inner))
 }
 
 func notInstalled(verb string) error {
@@ -290,6 +319,9 @@ func (s *Service) failed(verb string, err error) error {
 func (s *Service) Status() (*Report, error) {
 	if s.Manager == "systemd" {
 		return s.unitStatus()
+	}
+	if s.native != nil {
+		return s.native.Status()
 	}
 	inner, err := s.inner("")
 	if err != nil {

@@ -63,13 +63,6 @@ func (m *machine) changes() []string {
 	return slices.DeleteFunc(slices.Clone(m.asked), func(asked string) bool { return strings.HasPrefix(asked, "show ") })
 }
 
-func wantFault(t *testing.T, err error, class fault.Class, want string) {
-	t.Helper()
-	if fault.ClassOf(err) != class || !strings.Contains(fmt.Sprint(err), want) || fault.Remedy(err) == "" {
-		t.Errorf("%v, of class %d, with the remedy %q", err, fault.ClassOf(err), fault.Remedy(err))
-	}
-}
-
 const ownPath, shippedPath = "/etc/systemd/system/nodejoin.service", "/usr/lib/systemd/system/nodejoin.service"
 
 // The unit is what the packages ship but for the program's path, on one line.
@@ -89,7 +82,7 @@ func TestUnitIsThePackagedOne(t *testing.T) {
 	}
 	for _, path := range []string{"", "nodejoin", "/opt/my programs/nodejoin", "/opt/%n/nodejoin", "/opt/$HOME/nodejoin", "/opt/a\nb", "/opt/{{Path}}"} {
 		_, err := Unit(path)
-		wantFault(t, err, fault.Usage, "cannot stand in a unit")
+		wantClass(t, err, fault.Usage, "cannot stand in a unit")
 	}
 }
 
@@ -206,8 +199,8 @@ func TestUninstallScript(t *testing.T) {
 				}
 				return
 			}
-			wantFault(t, err, fault.Files, "was not written by nodejoin")
-			wantFault(t, m.makeRoom(m.scriptPath()), fault.Files, "was not written by nodejoin")
+			wantClass(t, err, fault.Files, "was not written by nodejoin")
+			wantClass(t, m.makeRoom(m.scriptPath()), fault.Files, "was not written by nodejoin")
 			if len(inner.did) != 0 || m.read(strings.TrimPrefix(m.scriptPath(), m.root)) != test.text {
 				t.Errorf("it did %q", inner.did)
 			}
@@ -237,7 +230,7 @@ func TestInstallIsRefused(t *testing.T) {
 			}
 			before := m.read(ownPath)
 			_, err := m.Install(installed)
-			wantFault(t, err, fault.Files, test.want)
+			wantClass(t, err, fault.Files, test.want)
 			if len(m.asked) != 0 || m.read(ownPath) != before {
 				t.Errorf("asked was %q", m.asked)
 			}
@@ -318,10 +311,10 @@ func TestStart(t *testing.T) {
 			if test.class == 0 && err == nil {
 				return
 			}
-			wantFault(t, err, test.class, test.want)
+			wantClass(t, err, test.class, test.want)
 		})
 	}
-	wantFault(t, newMachine(t, false).Start(), fault.Usage, "systemd does not run here")
+	wantClass(t, newMachine(t, false).Start(), fault.Usage, "systemd does not run here")
 }
 
 // A program that somebody else could replace does not become a service, which runs as root.
@@ -356,7 +349,7 @@ func TestExecutableThatOthersCanReplace(t *testing.T) {
 			if err := test.change(); err != nil {
 				t.Fatal(err)
 			}
-			wantFault(t, checkExecutable(path), fault.Usage, test.want)
+			wantClass(t, checkExecutable(path), fault.Usage, test.want)
 			if err := test.undo(); err != nil {
 				t.Fatal(err)
 			}

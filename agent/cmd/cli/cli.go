@@ -59,6 +59,7 @@ type program struct {
 // Main runs the command line and returns the exit status.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	forbidCoreFiles()
+	stderr = systemd.Stderr(stderr)
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr}
 	if systemd.OnJournal() {
 		p.severity = systemd.PriorityError

@@ -53,13 +53,19 @@ func (p *program) run(cmd *cobra.Command, flags agent.Options, servers bool) err
 	// A defect, and the SIGABRT of systemd's watchdog, end the process by a signal: the exit status 2 that Go would give
 	// means a configuration that is wrong, after which nobody starts it again.
 	debug.SetTraceback("crash")
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
+	// All that can fail is in the loop: a service manager hears why it ended from nothing else.
+	return systemd.Run(ctx, func(ctx context.Context) error { return p.daemon(ctx, cmd, flags, servers) })
+}
+
+// daemon is the loop of the service.
+func (p *program) daemon(ctx context.Context, cmd *cobra.Command, flags agent.Options, servers bool) error {
 	var level slog.LevelVar
 	log, err := p.daemonLog(cmd, flags.Root, &level)
 	if err != nil {
 		return err
 	}
-	ctx, stop := untilSignal(cmd.Context())
-	defer stop()
 	path, _ := p.configFile(flags.Root)
 	d := agent.Daemon{
 		Load: func() (*agent.Config, error) {
@@ -71,7 +77,7 @@ func (p *program) run(cmd *cobra.Command, flags agent.Options, servers bool) err
 		},
 		ConfigFile: absolute(path), Reload: onHangup(ctx), Idle: machine.Idle, Log: log,
 	}
-	return systemd.Run(ctx, d.Run)
+	return d.Run(ctx)
 }
 
 // daemonLog returns the log of an agent that runs: the configuration file says how it is, unless flags do.

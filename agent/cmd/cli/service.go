@@ -19,7 +19,8 @@ func (p *program) serviceCommand() *cobra.Command {
 		Short: "Install, start, stop or show the service that runs the agent",
 		Long: `service makes "nodejoin run" a service of this machine: with systemd, OpenRC, upstart, launchd or Windows' service control
 manager. With systemd it installs the unit that the packages ship; where a package has installed that already, it only enables
-it. The service ends when the agent does, with its exit status.`,
+it. The service ends when the agent does, with its exit status. It is started again after a failure; with systemd and on Windows
+not after the exit statuses 2, 3, 4, 5 and 8, which need a person. On Windows, the log is in the event log.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -43,11 +44,11 @@ nobody but root can replace it.`,
 			`uninstall stops the service and removes it. A unit that a package has installed stays, and is not started at boot any more.
 What somebody else wrote under the same name is refused.
 This node's identity and the configuration stay: see nodejoin reset.`, "", (*systemd.Service).Uninstall),
-		p.serviceVerb("start", "Start the service", "start starts the service. It fails where nothing is configured, and where the agent ends at once.", "",
+		p.serviceVerb("start", "Start the service", "start starts the service. With systemd and OpenRC it fails where nothing is configured; with systemd and on Windows, where the agent ends at once.", "",
 			func(s *systemd.Service) (*systemd.Report, error) { return after(s, s.Start()) }),
 		p.serviceVerb("stop", "Stop the service", "stop stops the service. The certificates on disk stay as they are, and nothing is rotated until it runs again.", "",
 			func(s *systemd.Service) (*systemd.Report, error) { return after(s, s.Stop()) }),
-		p.serviceVerb("restart", "Stop the service and start it", "restart stops the service and starts it. What is under way goes on. (To have the configuration read anew: systemctl reload nodejoin.)", "",
+		p.serviceVerb("restart", "Stop the service and start it", "restart stops the service and starts it. What is under way goes on. (A changed configuration is read anew without.)", "",
 			func(s *systemd.Service) (*systemd.Report, error) { return after(s, s.Restart()) }),
 		p.serviceStatusCommand(),
 	)

@@ -1,0 +1,152 @@
+package systemd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kardianos/service"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
+)
+
+// wantClass wants an error of a class, that says something, and with a remedy.
+func wantClass(t *testing.T, err error, class fault.Class, want string) {
+	t.Helper()
+	if fault.ClassOf(err) != class || !strings.Contains(fmt.Sprint(err), want) || fault.Remedy(err) == "" {
+		t.Errorf("%v, of class %d, with the remedy %q", err, fault.ClassOf(err), fault.Remedy(err))
+	}
+}
+
+// How the service is, as Windows' service control manager says it.
+func TestSCMStatus(t *testing.T) {
+	const running, paused = 4, 7
+	for _, test := range []struct {
+		name   string
+		status scmStatus
+		want   Report
+	}{
+		{"never started", scmStatus{scmStopped, errorNeverStarted, 0}, Report{State: Stopped}},
+		{"stopped", scmStatus{scmStopped, 0, 0}, Report{State: Stopped}},
+		{"a wrong configuration", scmStatus{scmStopped, errorServiceSpecific, 2}, Report{State: Failed, Detail: "it ended with exit status 2", exit: 2}},
+		{"the process is gone", scmStatus{scmStopped, errorProcessAborted, 0}, Report{State: Failed, Detail: "it ended unexpectedly, and is started again", exit: 1}},
+		{"access denied", scmStatus{scmStopped, 5, 0}, Report{State: Failed, Detail: "it ended with Windows' error 5"}},
+		{"starting", scmStatus{scmStartPending, 0, 0}, Report{State: Starting}},
+		{"running", scmStatus{running, 0, 0}, Report{State: Running}},
+		{"paused", scmStatus{paused, 0, 0}, Report{State: Running}},
+		{"stopping", scmStatus{scmStopPending, 0, 0}, Report{State: Running, Detail: "it is being stopped"}},
+	} {
+		var got Report
+		if test.status.tell(&got); got != test.want {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+}
+
+// control is Windows' service control manager: what it says, one after the other, and what it was asked to do.
+type control struct {
+	service.Service
+	says    []scmStatus
+	did     []string
+	settles error
+}
+
+func (c *control) Status() (*Report, error) {
+	report := &Report{State: NotInstalled}
+	if len(c.says) != 0 {
+		c.says[0].tell(report)
+		c.says = c.says[min(1, len(c.says)-1):] // the last goes on
+	}
+	return report, nil
+}
+func (c *control) Settle() (string, error) { return "", c.settles }
+
+// verbs are kardianos/service's.
+type verbs struct {
+	service.Service
+	c *control
+}
+
+func (v verbs) do(verb string) error { v.c.did = append(v.c.did, verb); return nil }
+func (v verbs) Install() error       { return v.do("install") }
+func (v verbs) Uninstall() error     { return v.do("uninstall") }
+func (v verbs) Start() error         { return v.do("start") }
+func (v verbs) Stop() error          { return v.do("stop") }
+func (v verbs) Restart() error       { return v.do("restart") }
+
+func newControl(says ...scmStatus) (*control, *Service) {
+	c := &control{says: says}
+	return c, &Service{Manager: "windows", native: c, inner: func(string) (service.Service, error) { return verbs{c: c}, nil }}
+}
+
+func TestSCMVerbs(t *testing.T) {
+	stopped, starting, running := scmStatus{scmStopped, 0, 0}, scmStatus{scmStartPending, 0, 0}, scmStatus{4, 0, 0}
+	wrong, gone := scmStatus{scmStopped, errorServiceSpecific, 2}, scmStatus{scmStopped, errorProcessAborted, 0}
+	start, stop, restart := (*Service).Start, (*Service).Stop, (*Service).Restart
+	for _, test := range []struct {
+		name  string
+		verb  func(*Service) error
+		says  []scmStatus
+		did   []string
+		class fault.Class
+		want  string
+	}{
+		{"start", start, []scmStatus{stopped, starting, starting, running}, []string{"start"}, 0, ""},
+		{"start of one that runs", start, []scmStatus{running}, nil, 0, ""},
+		{"start of one that is starting", start, []scmStatus{starting, starting, running}, nil, 0, ""},
+		{"start after a failure", start, []scmStatus{wrong, running}, []string{"start"}, 0, ""},
+		{"start with a wrong configuration", start, []scmStatus{stopped, starting, wrong}, []string{"start"}, fault.Usage, "does not run: it ended with exit status 2"},
+		{"start of one that dies", start, []scmStatus{stopped, starting, gone}, []string{"start"}, fault.Unexpected, "is started again"},
+		{"start of nothing", start, nil, nil, fault.Files, "it is not installed"},
+		{"stop", stop, []scmStatus{running, stopped}, []string{"stop"}, 0, ""},
+		{"stop of one that is stopped", stop, []scmStatus{stopped}, nil, 0, ""},
+		{"stop of one that has failed for good", stop, []scmStatus{wrong}, nil, 0, ""},
+		{"stop between two tries", stop, []scmStatus{gone}, nil, fault.Unexpected, "about to be started again"},
+		{"restart", restart, []scmStatus{running, starting, running}, []string{"restart"}, 0, ""},
+		{"restart of one that is stopped", restart, []scmStatus{stopped, running}, []string{"start"}, 0, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, s := newControl(test.says...)
+			err := test.verb(s)
+			if !slices.Equal(c.did, test.did) {
+				t.Errorf("it did %q", c.did)
+			}
+			if test.class != 0 {
+				wantClass(t, err, test.class, test.want)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestSCMInstall(t *testing.T) {
+	c, s := newControl()
+	if r, err := s.Install(`C:\nodejoin.exe`); err != nil || !r.AtBoot || !slices.Equal(c.did, []string{"install"}) {
+		t.Errorf("%+v, %v, it did %q", r, err, c.did)
+	}
+	c, s = newControl()
+	c.settles = errors.New("refused")
+	if _, err := s.Install(`C:\nodejoin.exe`); !errors.Is(err, c.settles) || !slices.Equal(c.did, []string{"install", "uninstall"}) {
+		t.Errorf("a half of it is left: %v, it did %q", err, c.did)
+	}
+	c, s = newControl(scmStatus{scmStopped, 0, 0})
+	_, err := s.Install(`C:\nodejoin.exe`)
+	wantClass(t, err, fault.Files, "installed already")
+	if len(c.did) != 0 {
+		t.Errorf("it did %q", c.did)
+	}
+}
+
+// What the event log is told is what the journal would make of the line.
+func TestSeverity(t *testing.T) {
+	for line, want := range map[string]slog.Level{"<3>broken": slog.LevelError, "<4>late": slog.LevelWarn, "<6>runs": slog.LevelInfo, "<7>looks": slog.LevelDebug, "plain": slog.LevelInfo, "": slog.LevelInfo} {
+		level, text := severity(line)
+		if level != want || len(text) > 0 && text[0] == '<' {
+			t.Errorf("%q: %v, %q", line, level, text)
+		}
+	}
+}
