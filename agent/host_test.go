@@ -18,11 +18,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/status"
 	"github.com/nodejoin/nodejoin/bootstrap"
 	"github.com/nodejoin/nodejoin/csr"
 	"github.com/nodejoin/nodejoin/rotate"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 const (
@@ -310,6 +310,8 @@ func bubble(t *testing.T, test func(t *testing.T, h *host)) {
 // view returns what the status says of the identity.
 func (a *Agent) view() status.Certificate { return a.Snapshot().Certificates[0] }
 
+var wantFault, eventually = expect.Fault, expect.Eventually
+
 // logBook keeps what was logged.
 type logBook struct {
 	mu   sync.Mutex
@@ -338,32 +340,4 @@ func (l *logBook) count(text string) int {
 		}
 	}
 	return n
-}
-
-// wantFault checks an error's class (0: one that passes), its words and its remedy.
-func wantFault(tb testing.TB, err error, class fault.Class, want string) {
-	tb.Helper()
-	if err == nil {
-		tb.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		tb.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		tb.Errorf("no remedy with %q", err)
-	}
-}
-
-// eventually polls a condition that becomes true by itself.
-func eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it did not happen that %s", what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
 }

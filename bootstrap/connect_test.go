@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestConnectOpensTwoConnections(t *testing.T) {
@@ -52,7 +53,7 @@ func TestConnectOpensTheSecondMeanwhile(t *testing.T) {
 	s := serve(t, serverOptions{certificate: ca.issue(t)}, handler)
 	honest := clusterInfo(t, dataOf(t, kubeconfigOf(s.Endpoint.URL(), bundleOf(ca)), testToken))
 	handler.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		eventually(t, "the other connection is opened", func() bool { return len(s.accepted()) == 2 })
+		expect.Eventually(t, "the other connection is opened", func() bool { return len(s.accepted()) == 2 })
 		honest.ServeHTTP(w, r)
 	})
 	_, conn, err := Connect(t.Context(), byToken(s, ca.pin()), nil, nil)
@@ -225,7 +226,7 @@ func TestConnectLeavesNoGoroutines(t *testing.T) {
 				for range 10 {
 					once()
 				}
-				eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
+				expect.Eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
 			})
 		}
 	}

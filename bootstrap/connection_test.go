@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // connect returns a Connection to servers that have certificates of ca.
@@ -291,7 +292,7 @@ func TestConnectionReplacesADeadOne(t *testing.T) {
 			conn := connect(t, ca, s.Endpoint)
 			mustGet(t, conn, "/")
 			s.accepted()[0].wire.Close()
-			eventually(t, "the client notices that the connection is dead", func() bool {
+			expect.Eventually(t, "the client notices that the connection is dead", func() bool {
 				conn.mu.Lock()
 				defer conn.mu.Unlock()
 				return conn.conns[0].Err() != nil

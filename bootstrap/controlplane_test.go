@@ -17,6 +17,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -46,7 +47,7 @@ func (r *realCluster) as(t *testing.T, issuer *testbed.CA, user string, groups .
 // publishes waits until a source yields the bundle: controllers and authorizers take a moment.
 func (r *realCluster) publishes(t *testing.T, what string, want Bundle, fetch func() (Bundle, error)) {
 	t.Helper()
-	eventually(t, what, func() bool {
+	expect.Eventually(t, what, func() bool {
 		got, err := fetch()
 		if err != nil && !errors.Is(err, ErrNoTrustBundle) {
 			t.Fatal(err)
@@ -167,7 +168,7 @@ func TestFollowARealCluster(t *testing.T) {
 // wantNoClusterInfo waits until cluster-info is answered with a status, and checks that it counts as none.
 func (r *realCluster) wantNoClusterInfo(t *testing.T, status int) {
 	t.Helper()
-	eventually(t, "the API server answers "+http.StatusText(status), func() bool {
+	expect.Eventually(t, "the API server answers "+http.StatusText(status), func() bool {
 		got, err := FetchClusterInfoCA(t.Context(), r.cluster, time.Now())
 		if !errors.Is(err, ErrNoTrustBundle) || !got.IsZero() {
 			t.Fatalf("got %s, %v", got, err)

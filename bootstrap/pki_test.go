@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // The credential of these tests. No run of the characters of its secret turns up by chance in a port, a hash or a
@@ -156,28 +157,11 @@ func bundleOf(authorities ...*authority) Bundle {
 	return bundle
 }
 
-// wantFault checks an error against the rules for all: it is of the class (0: a passing one), it says what is wanted,
-// it has a remedy if it is final, both fit on a line, and no part of a secret is in it.
+// wantFault expects a fault with no part of a secret in it.
 func wantFault(tb testing.TB, err error, class fault.Class, want string) {
 	tb.Helper()
-	if err == nil {
-		tb.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		tb.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		tb.Errorf("no remedy with %q", err)
-	}
-	for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err), fault.Remedy(err)} {
-		if strings.ContainsAny(text, "\r\n") || strings.HasSuffix(text, ".") {
-			tb.Errorf("not one line without a period: %q", text)
-		}
-	}
-	wantSilence(tb, err.Error()+fault.Remedy(err))
+	expect.Fault(tb, err, class, want)
+	wantSilence(tb, fmt.Sprintf("%v %+v", err, err)+fault.Remedy(err))
 }
 
 // wantSilence checks that no part of the tests' secret is in text.

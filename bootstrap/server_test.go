@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"k8s.io/cluster-bootstrap/token/jws"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // The servers of these tests stand in for API servers that lie, stall or break off, which a real one cannot be made
@@ -200,7 +202,7 @@ func (s *server) record(r *http.Request) {
 // drain waits until every client has closed its connections, so that all that they sent has arrived.
 func (s *server) drain(tb testing.TB) {
 	tb.Helper()
-	eventually(tb, "all clients have closed their connections", func() bool {
+	expect.Eventually(tb, "all clients have closed their connections", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.live == 0
@@ -304,15 +306,4 @@ func deadEndpoint(tb testing.TB) Endpoint {
 	}
 	_ = tcp.Close()
 	return mustEndpoint(tb, tcp.Addr().String())
-}
-
-// eventually polls a condition that becomes true by itself.
-func eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it did not happen that %s", what)
-		}
-		<-time.After(time.Millisecond)
-	}
 }

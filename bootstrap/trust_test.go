@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // queued is a connection whose writes do not wait for the reader, as TCP's do not.
@@ -118,7 +119,7 @@ func TestConnectionSaysNothingBeforeTrust(t *testing.T) {
 		}
 		done <- err
 	}()
-	eventually(t, "the server is called", func() bool { return len(s.accepted()) == 1 })
+	expect.Eventually(t, "the server is called", func() bool { return len(s.accepted()) == 1 })
 	<-s.accepted()[0].wire.answered // the client has the server's certificate, or is about to get it
 	select {
 	case err := <-done:
@@ -160,7 +161,7 @@ func TestWaitingForTrustEndsWithTheContext(t *testing.T) {
 	defer cancelFirst(nil)
 	opened := make(chan error, 1)
 	go func() { opened <- conn.Open(first) }()
-	eventually(t, "the server is called", func() bool { return len(s.accepted()) == 1 })
+	expect.Eventually(t, "the server is called", func() bool { return len(s.accepted()) == 1 })
 
 	// The second waits for the first to open the connection for both.
 	cancelSecond(enough)

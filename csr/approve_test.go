@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestApprove has an administrator approve a request that a node waits for.
@@ -21,7 +22,7 @@ func TestApprove(t *testing.T) {
 	approval := Approval{Reason: "Test", Message: "because it is a test"}
 
 	t.Run("without the right", func(t *testing.T) {
-		wantFault(t, a.client.Approve(t.Context(), a.request, approval), fault.Refused, "may not approve the request")
+		expect.Fault(t, a.client.Approve(t.Context(), a.request, approval), fault.Refused, "may not approve the request")
 	})
 	admin := administrator(t)
 	t.Run("another's under its name", func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	certificates "k8s.io/api/certificates/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestCheck(t *testing.T) {
@@ -157,8 +158,8 @@ func TestCheck(t *testing.T) {
 			test.change(&template)
 			err := template.Check()
 			if test.want != "" {
-				wantFault(t, err, fault.Usage, "such a certificate cannot be asked for: ")
-				wantFault(t, err, fault.Usage, test.want)
+				expect.Fault(t, err, fault.Usage, "such a certificate cannot be asked for: ")
+				expect.Fault(t, err, fault.Usage, test.want)
 				if len(err.Error()) > 500 {
 					t.Errorf("an error of %d characters", len(err.Error()))
 				}
@@ -270,7 +271,7 @@ func FuzzTemplate(f *testing.F) {
 			template.Usages = append(template.Usages, certificates.KeyUsage(usage))
 		}
 		if err := template.Check(); err != nil {
-			wantFault(t, err, fault.Usage, "such a certificate cannot be asked for")
+			expect.Fault(t, err, fault.Usage, "such a certificate cannot be asked for")
 			return
 		}
 		key := keyOf(t, "node")

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // answer is what an API server, or a balancer before it, says.
@@ -136,7 +137,7 @@ func TestAnswers(t *testing.T) {
 					err  error
 					want string
 				}{{created, test.want}, {got, test.wantGet}} {
-					wantFault(t, check.err, test.class, check.want)
+					expect.Fault(t, check.err, test.class, check.want)
 					if test.is != nil && !errors.Is(check.err, test.is) {
 						t.Errorf("not %v: %v", test.is, check.err)
 					}

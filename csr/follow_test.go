@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestWatchEnds cuts the watch again and again: what happens to the object is seen within two seconds, and the API
@@ -211,7 +212,7 @@ func TestWatchEvents(t *testing.T) {
 					}
 					return
 				}
-				wantFault(t, err, test.class, test.want)
+				expect.Fault(t, err, test.class, test.want)
 				wantEnded(t, err, newRequest(t, testTemplate).Name)
 				if !errors.Is(err, test.is) {
 					t.Errorf("got %v, want %v", err, test.is)
@@ -253,7 +254,7 @@ func TestReadAfterWatch(t *testing.T) {
 					}}
 				}
 				_, err := s.obtain(t)
-				wantFault(t, err, test.class, test.want)
+				expect.Fault(t, err, test.class, test.want)
 				if test.is != nil && !errors.Is(err, test.is) {
 					t.Errorf("got %v, want %v", err, test.is)
 				}
@@ -287,7 +288,7 @@ func TestDeadlines(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
 			_, err := newClient(t, silent).Obtain(t.Context(), newRequest(t, testTemplate), nil)
-			wantFault(t, err, 0, "deadline exceeded")
+			expect.Fault(t, err, 0, "deadline exceeded")
 			if took := time.Since(start); took != requestTimeout {
 				t.Errorf("it took %s", took)
 			}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestForbiddenUsers gives each kind of user the remedy that is for it.
@@ -37,7 +38,7 @@ func TestForbiddenUsers(t *testing.T) {
 			}
 			client := newClient(t, serve(answer{code: 403, body: status("Forbidden", string(words[1:len(words)-1]))}))
 			_, err = client.create(t.Context(), newRequest(t, testTemplate).object())
-			wantFault(t, err, fault.Refused, test.want)
+			expect.Fault(t, err, fault.Refused, test.want)
 			if got := fault.Remedy(err); !strings.HasPrefix(got, test.remedy) || test.user != "system:anonymous" && got != test.remedy {
 				t.Errorf("the remedy is\n%s, want\n%s", got, test.remedy)
 			}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // What a fuzzed certificate can be, one bit each.
@@ -121,7 +123,7 @@ func FuzzGate(f *testing.F) {
 
 		issued, err := Gate(text, template, key, roots, now)
 		if err != nil {
-			wantFault(t, err, 5, "the issued certificate is refused")
+			expect.Fault(t, err, 5, "the issued certificate is refused")
 			if damage == 0 && agrees(leaf, template, key, now) && verifies(leaf, chain[1:], roots, extended, now) {
 				t.Errorf("refused, but nothing is wrong with it: %v", err)
 			}

@@ -12,6 +12,7 @@ import (
 	certificates "k8s.io/api/certificates/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // withCommonName adds a common name to a subject.
@@ -122,9 +123,9 @@ func TestGateNames(t *testing.T) {
 				}
 				return
 			}
-			wantFault(t, err, fault.Denied, "the issued certificate is refused: ")
-			wantFault(t, err, fault.Denied, test.want)
-			wantFault(t, fits, 0, test.want)
+			expect.Fault(t, err, fault.Denied, "the issued certificate is refused: ")
+			expect.Fault(t, err, fault.Denied, test.want)
+			expect.Fault(t, fits, 0, test.want)
 		})
 	}
 }
@@ -168,7 +169,7 @@ func TestGateForeignSigner(t *testing.T) {
 			chain := pemOf(test.signer.fulfil(t, newRequest(t, test.template)))
 			issued, err := Gate(chain, test.template, key, []*x509.Certificate{root.cert}, testTime)
 			if test.want != "" {
-				wantFault(t, err, fault.Denied, test.want)
+				expect.Fault(t, err, fault.Denied, test.want)
 				return
 			}
 			if err != nil || issued.Anchored != test.anchored {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // gateCase is a certificate that a gate looks at.
@@ -70,8 +71,8 @@ func TestGateRefusesCertificate(t *testing.T) {
 	for _, test := range refusedCertificates {
 		t.Run(test.name, func(t *testing.T) {
 			issued, err := Gate(pemOf(ca.issue(t, key, test.change)), testTemplate, key, []*x509.Certificate{ca.cert}, testTime)
-			wantFault(t, err, fault.Denied, "the issued certificate is refused: ")
-			wantFault(t, err, fault.Denied, test.want)
+			expect.Fault(t, err, fault.Denied, "the issued certificate is refused: ")
+			expect.Fault(t, err, fault.Denied, test.want)
 			if issued != nil || errors.Is(err, ErrClock) {
 				t.Errorf("got %v, %v", issued, err)
 			}
@@ -79,7 +80,7 @@ func TestGateRefusesCertificate(t *testing.T) {
 	}
 	t.Run("another key", func(t *testing.T) {
 		_, err := Gate(pemOf(ca.issue(t, keyOf(t, "other").Public())), testTemplate, key, []*x509.Certificate{ca.cert}, testTime)
-		wantFault(t, err, fault.Denied, "it is for another key")
+		expect.Fault(t, err, fault.Denied, "it is for another key")
 	})
 }
 
@@ -108,7 +109,7 @@ func TestGateDates(t *testing.T) {
 				}
 				return
 			}
-			wantFault(t, err, fault.Denied, test.want)
+			expect.Fault(t, err, fault.Denied, test.want)
 			if !errors.Is(err, ErrClock) || issued != nil {
 				t.Errorf("got %v, %v; want ErrClock", issued, err)
 			}
@@ -141,7 +142,7 @@ func TestGateRefusesText(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Gate([]byte(test.text), testTemplate, signer.Public(), []*x509.Certificate{ca.cert}, testTime)
-			wantFault(t, err, fault.Denied, test.want)
+			expect.Fault(t, err, fault.Denied, test.want)
 		})
 	}
 }
@@ -187,7 +188,7 @@ func TestGateChain(t *testing.T) {
 			text := bytes.ReplaceAll(pemOf(test.chain...), []byte("-----BEGIN"), []byte("Bag Attributes\n-----BEGIN"))
 			issued, err := Gate(text, testTemplate, key, test.roots, testTime)
 			if test.mistake != "" {
-				wantFault(t, err, fault.Denied, test.mistake)
+				expect.Fault(t, err, fault.Denied, test.mistake)
 				return
 			}
 			if err != nil {
@@ -209,7 +210,7 @@ func TestGateServing(t *testing.T) {
 	template := testTemplate
 	template.Usages = append(template.Usages[:1:1], "server auth")
 	_, err := Gate(pemOf(ca.issue(t, key)), template, key, []*x509.Certificate{ca.cert}, testTime)
-	wantFault(t, err, fault.Denied, "not just those asked for")
+	expect.Fault(t, err, fault.Denied, "not just those asked for")
 	serving := ca.issue(t, key, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
 	if _, err := Gate(pemOf(serving), template, key, []*x509.Certificate{ca.cert}, testTime); err != nil {
 		t.Error(err)

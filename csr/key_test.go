@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestKey(t *testing.T) {
@@ -81,7 +82,7 @@ func TestKey(t *testing.T) {
 func TestParseAlgorithmRefuses(t *testing.T) {
 	for _, text := range []string{"", "ecdsa-p256", "RSA", "RSA-1024", "ECDSA-P256 ", "Ed25519"} {
 		_, err := ParseAlgorithm(text)
-		wantFault(t, err, fault.Usage, "is not known")
+		expect.Fault(t, err, fault.Usage, "is not known")
 		if !strings.Contains(fault.Remedy(err), "ECDSA-P256, ECDSA-P384, RSA-2048") {
 			t.Errorf("the remedy %q does not name the choices", fault.Remedy(err))
 		}

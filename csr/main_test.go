@@ -17,6 +17,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -114,7 +115,7 @@ func tokenOf(t *testing.T, group string) string {
 		t.Fatal(err)
 	}
 	transport := bearer{token, direct(t)}
-	eventually(t, "the API server knows the token", func() bool {
+	expect.Eventually(t, "the API server knows the token", func() bool {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, cp.URL+"/version", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -145,21 +146,6 @@ func (b bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 // patience bounds what a test waits for.
 const patience = 30 * time.Second
 
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for !done() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("waited %s in vain: %s", patience, what)
-		case <-ticker.C:
-		}
-	}
-}
-
 // requests returns what a user agent has asked the API server, sorted: "create", "watch", and so on.
 func requests(t *testing.T, agent string) []string {
 	t.Helper()
@@ -175,7 +161,7 @@ func requests(t *testing.T, agent string) []string {
 func creations(t *testing.T, agent string, n int) []int {
 	t.Helper()
 	var codes []int
-	eventually(t, fmt.Sprintf("%d answers are in the audit log", n), func() bool {
+	expect.Eventually(t, fmt.Sprintf("%d answers are in the audit log", n), func() bool {
 		codes = nil
 		for _, event := range audit(t, agent, "ResponseComplete") {
 			if event.Verb == "create" {

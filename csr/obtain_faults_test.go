@@ -18,6 +18,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestObtainSignedByHand halts the cluster's own approver and signer, so that each step can be seen.
@@ -75,7 +76,7 @@ func TestObtainSignedByHand(t *testing.T) {
 				t.Fatalf("got %q, %v", r.chain, r.err)
 			}
 			_, err = Gate(r.chain, a.request.Template, a.request.Key.Public(), []*x509.Certificate{cp.ClientCA.Cert}, time.Now())
-			wantFault(t, err, fault.Denied, test.want)
+			expect.Fault(t, err, fault.Denied, test.want)
 		})
 	}
 }
@@ -90,7 +91,7 @@ func TestObtainAPIServerRestarts(t *testing.T) {
 	uid := a.object().UID
 	cp.APIServer.Kill()
 	r := <-a.ended
-	wantFault(t, r.err, 0, "connection refused")
+	expect.Fault(t, r.err, 0, "connection refused")
 	if err := cp.APIServer.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -120,13 +121,13 @@ func TestObtainLostReply(t *testing.T) {
 		chain, err := a.obtain()
 		a.ended <- result{chain, err}
 	}()
-	eventually(t, "the object is made", func() bool {
+	expect.Eventually(t, "the object is made", func() bool {
 		_, err := a.objects.Get(t.Context(), a.request.Name, meta.GetOptions{})
 		return err == nil
 	})
 	network.Cut()
 	r := <-a.ended
-	wantFault(t, r.err, 0, "cannot create the certificate signing request")
+	expect.Fault(t, r.err, 0, "cannot create the certificate signing request")
 	network.SetRTT(0)
 	a.start()
 	a.decide(certificates.CertificateApproved, "Test", "by hand")
@@ -173,7 +174,7 @@ func TestObtainCutWatch(t *testing.T) {
 	<-open
 	network.Stall(true)
 	a.decide(certificates.CertificateApproved, "Test", "by hand")
-	eventually(t, "it is signed", func() bool { return len(a.object().Status.Certificate) != 0 })
+	expect.Eventually(t, "it is signed", func() bool { return len(a.object().Status.Certificate) != 0 })
 	signed := time.Now()
 	network.Cut()
 	network.Stall(false)

@@ -17,6 +17,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -85,7 +86,7 @@ func TestObtainServingOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = applyFor(t, controlPlane(t).URL, asNode(t, "serving-2"), template, DefaultAlgorithm).obtain()
-	wantFault(t, err, fault.Refused, "can only create a node CSR with CN=system:node:serving-2")
+	expect.Fault(t, err, fault.Refused, "can only create a node CSR with CN=system:node:serving-2")
 	if strings.Contains(fault.Remedy(err), "clusterrole") {
 		t.Errorf("the remedy is %q", fault.Remedy(err))
 	}
@@ -147,7 +148,7 @@ func TestChecksAreTheSigners(t *testing.T) {
 				return
 			}
 			r := <-a.ended
-			wantFault(t, r.err, test.class, test.want)
+			expect.Fault(t, r.err, test.class, test.want)
 		})
 	}
 }
@@ -189,7 +190,7 @@ func TestObtainCustomSigner(t *testing.T) {
 			}
 			issued, err := Gate(r.chain, template, a.request.Key.Public(), []*x509.Certificate{controlPlane(t).ClientCA.Cert}, time.Now())
 			if test.want != "" {
-				wantFault(t, err, fault.Denied, test.want)
+				expect.Fault(t, err, fault.Denied, test.want)
 				return
 			}
 			if err != nil || issued.Anchored {
@@ -229,7 +230,7 @@ func TestObtainLifetimeChanged(t *testing.T) {
 	if _, err := policies.MutatingAdmissionPolicyBindings().Create(t.Context(), binding, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the policy is in force", func() bool {
+	expect.Eventually(t, "the policy is in force", func() bool {
 		made, err := a.objects.Create(t.Context(), a.request.object(), meta.CreateOptions{DryRun: []string{meta.DryRunAll}})
 		if err != nil {
 			t.Fatal(err)

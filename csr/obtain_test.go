@@ -20,6 +20,7 @@ import (
 	typed "k8s.io/client-go/kubernetes/typed/certificates/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed/proxy"
 )
 
@@ -142,7 +143,7 @@ func (a *applicant) expectError(class fault.Class, is error, want string) {
 	if r.chain != nil {
 		a.t.Errorf("issued: %s", r.chain)
 	}
-	wantFault(a.t, r.err, class, want)
+	expect.Fault(a.t, r.err, class, want)
 	if !errors.Is(r.err, is) {
 		a.t.Errorf("got %v, want %v", r.err, is)
 	}
@@ -332,7 +333,7 @@ func TestObtainTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := a.obtain()
-	wantFault(t, err, fault.Untrusted, "has the key another's instead of ours")
+	expect.Fault(t, err, fault.Untrusted, "has the key another's instead of ours")
 	if !errors.Is(err, ErrReplaced) {
 		t.Error(err)
 	}
@@ -342,7 +343,7 @@ func TestObtainUnknownToken(t *testing.T) {
 	t.Parallel()
 	a := apply(t, controlPlane(t).URL, "abcdef.0123456789abcdef", direct(t))
 	_, err := a.obtain()
-	wantFault(t, err, 0, "the API server does not know the credential (401)")
+	expect.Fault(t, err, 0, "the API server does not know the credential (401)")
 	if !errors.Is(err, ErrUnauthorized) {
 		t.Error(err)
 	}
@@ -352,7 +353,7 @@ func TestObtainWithoutRights(t *testing.T) {
 	t.Parallel()
 	a := applyAs(t, noRights)
 	_, err := a.obtain()
-	wantFault(t, err, fault.Refused, `User "system:bootstrap:`)
+	expect.Fault(t, err, fault.Refused, `User "system:bootstrap:`)
 	if !strings.Contains(fault.Remedy(err), "kubectl create clusterrolebinding") {
 		t.Errorf("the remedy is %q", fault.Remedy(err))
 	}
@@ -379,7 +380,7 @@ func TestObtainInvalid(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = a.obtain()
-	wantFault(t, err, fault.Denied, "spec.expirationSeconds")
+	expect.Fault(t, err, fault.Denied, "spec.expirationSeconds")
 }
 
 // newNetwork returns a proxy before the API server and a transport that goes through it.

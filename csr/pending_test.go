@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestPending keeps a request for the next run, as a crash would have it.
@@ -86,7 +87,7 @@ func TestPendingOtherWish(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ResumeRequest(kept, wish.template, wish.algorithm)
-			wantFault(t, err, fault.Usage, "a request for something else is under way: "+request.Name)
+			expect.Fault(t, err, fault.Usage, "a request for something else is under way: "+request.Name)
 			if !errors.Is(err, ErrOtherWish) || !strings.Contains(fault.Remedy(err), "--force") {
 				t.Errorf("%v; the remedy is %q", err, fault.Remedy(err))
 			}

@@ -11,13 +11,10 @@ import (
 	"encoding/pem"
 	"math/big"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	certificates "k8s.io/api/certificates/v1"
-
-	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
 // testTime is when the gate looks at certificates.
@@ -138,27 +135,4 @@ func pemOf(certs ...*x509.Certificate) []byte {
 		all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
 	return all
-}
-
-// wantFault checks an error against the rules for all: it is of the class (0: a passing one), it says what is wanted,
-// it has a remedy if it is final, and both fit on a line.
-func wantFault(tb testing.TB, err error, class fault.Class, want string) {
-	tb.Helper()
-	if err == nil {
-		tb.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		tb.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		tb.Errorf("no remedy with %q", err)
-	}
-	for _, text := range []string{err.Error(), fault.Remedy(err)} {
-		if strings.ContainsAny(text, "\r\n") {
-			tb.Errorf("not one line: %q", text)
-		}
-	}
 }

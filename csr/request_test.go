@@ -22,6 +22,7 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func newRequest(tb testing.TB, template Template) *Request {
@@ -120,7 +121,7 @@ func TestCompare(t *testing.T) {
 				}
 				return
 			}
-			wantFault(t, err, fault.Untrusted, test.want)
+			expect.Fault(t, err, fault.Untrusted, test.want)
 			if !errors.Is(err, ErrReplaced) {
 				t.Errorf("not ErrReplaced: %v", err)
 			}
@@ -193,8 +194,8 @@ func TestCompareNames(t *testing.T) {
 				}
 				return
 			}
-			wantFault(t, err, fault.Untrusted, "asks for other names: it ")
-			wantFault(t, err, fault.Untrusted, test.want)
+			expect.Fault(t, err, fault.Untrusted, "asks for other names: it ")
+			expect.Fault(t, err, fault.Untrusted, test.want)
 		})
 	}
 }
@@ -249,7 +250,7 @@ func TestJudge(t *testing.T) {
 			}
 			chain, err := request.judge(object)
 			if test.is != nil {
-				wantFault(t, err, fault.Denied, test.want)
+				expect.Fault(t, err, fault.Denied, test.want)
 				wantEnded(t, err, "NAME")
 				if !errors.Is(err, test.is) || chain != nil {
 					t.Errorf("got %q, %v; want %v", chain, err, test.is)
@@ -298,7 +299,7 @@ func TestEnded(t *testing.T) {
 			object := request.object()
 			object.Status.Conditions = []certificates.CertificateSigningRequestCondition{{Type: certificates.CertificateDenied, Status: core.ConditionTrue, Reason: test.reason, Message: test.message}}
 			_, err := request.judge(object)
-			wantFault(t, err, fault.Denied, test.as)
+			expect.Fault(t, err, fault.Denied, test.as)
 			ended, ok := errors.AsType[*EndedError](err)
 			if !ok || ended.Name != "NAME" || ended.Reason != test.wantReason || ended.Message != test.wantMessage || err.Error() != test.as {
 				t.Errorf("got %+v in %q", ended, err)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestParseNodeName(t *testing.T) {
@@ -52,7 +53,7 @@ func TestParseNodeName(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := ParseNodeName(test.text)
 			if test.mistake != "" {
-				wantFault(t, err, fault.Usage, test.mistake)
+				expect.Fault(t, err, fault.Usage, test.mistake)
 				if len(err.Error()) > 200 {
 					t.Errorf("an error of %d characters", len(err.Error()))
 				}
@@ -88,7 +89,7 @@ func TestParseLifetime(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := ParseLifetime(test.text)
 			if test.mistake != "" {
-				wantFault(t, err, fault.Usage, test.mistake)
+				expect.Fault(t, err, fault.Usage, test.mistake)
 				return
 			}
 			if err != nil || got != test.want {
@@ -282,7 +283,7 @@ func TestKubeletServing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := KubeletServing(test.node, test.dns, test.addresses, test.lifetime)
-			wantFault(t, err, fault.Usage, test.want)
+			expect.Fault(t, err, fault.Usage, test.want)
 		})
 	}
 }

@@ -3,12 +3,12 @@
 package packaging
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -30,8 +30,8 @@ func TestARM64Package(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles the program for another architecture")
 	}
-	a := arm64{qemu: need(t, "qemu-aarch64-static")}
-	need(t, "dpkg-deb")
+	a := arm64{qemu: expect.Program(t, "qemu-aarch64-static")}
+	expect.Program(t, "dpkg-deb")
 	dir := t.TempDir()
 	dist := filepath.Join(dir, "dist")
 	execute(t, "make", "-C", "..", "packages", "PLATFORMS=linux/arm64", "FORMATS=deb", "VERSION=v0.1.0-rc.1", "SOURCE_DATE_EPOCH=1795846057", "DIST="+dist)
@@ -64,19 +64,6 @@ func TestARM64Package(t *testing.T) {
 	if err != nil || got != "system:node:arm" {
 		t.Errorf("the kubeconfig is of %q, %v", got, err)
 	}
-}
-
-// need returns the path of a program; without it the test is skipped, unless all tests have to run.
-func need(t *testing.T, program string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	switch {
-	case err != nil && os.Getenv("NODEJOIN_TEST_ALL") == "1":
-		t.Fatal(err)
-	case err != nil:
-		t.Skip(err)
-	}
-	return path
 }
 
 func execute(t *testing.T, name string, args ...string) string {

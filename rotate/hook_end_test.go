@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // ended is how a hook's run ended.
@@ -25,7 +27,7 @@ func cancelled(t *testing.T, hook Hook, log *logged) ended {
 	defer cancel(nil)
 	done := make(chan error, 1)
 	go func() { done <- hook.Run(ctx, Change{}, log.logger()) }()
-	eventually(t, "the hook is ready", func() bool { return slices.Contains(log.output(t), "ready") })
+	expect.Eventually(t, "the hook is ready", func() bool { return slices.Contains(log.output(t), "ready") })
 	begin := time.Now()
 	cancel(errors.New("the agent ends"))
 	select {
@@ -74,7 +76,7 @@ func TestHookStopped(t *testing.T) {
 			t.Parallel()
 			var log logged
 			end := cancelled(t, shell(test.script), &log)
-			if wantFault(t, end.err, 0, ""); end.err.Error() != test.want {
+			if expect.Fault(t, end.err, 0, ""); end.err.Error() != test.want {
 				t.Errorf("got %v, want %s", end.err, test.want)
 			}
 			if waited := end.took >= hookGrace; waited && !test.waits && end.took > patience/2 || !waited && test.waits {
@@ -88,7 +90,7 @@ func TestHookStopped(t *testing.T) {
 				t.Fatalf("no processes in %q", log.output(t))
 			}
 			for _, pid := range numbers {
-				eventually(t, "the process is gone", func() bool { return !alive(pid) })
+				expect.Eventually(t, "the process is gone", func() bool { return !alive(pid) })
 			}
 		})
 	}
@@ -100,7 +102,7 @@ func TestHookStoppedTidily(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tidied")
 	var log logged
 	end := cancelled(t, shell(`sh -c 'trap "sleep 0.5; echo x >$1; exit" TERM; echo ready; while :; do sleep 0.05; done' sh "$1" & exec sleep 1000`, file), &log)
-	wantFault(t, end.err, 0, "was stopped: the agent ends")
+	expect.Fault(t, end.err, 0, "was stopped: the agent ends")
 	if got := read(t, file); got != "x\n" {
 		t.Errorf("got %q", got)
 	}
@@ -124,7 +126,7 @@ func TestHookTimeLimit(t *testing.T) {
 			hook.Timeout = 300 * time.Millisecond
 			begin := time.Now()
 			err := hook.Run(t.Context(), Change{}, log.logger())
-			if wantFault(t, err, 0, ""); err.Error() != test.want {
+			if expect.Fault(t, err, 0, ""); err.Error() != test.want {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
 			if took := time.Since(begin); took < hook.Timeout || took > patience {
@@ -174,7 +176,7 @@ func TestHookLeavesBehind(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if err != nil {
-				wantFault(t, err, 0, test.want)
+				expect.Fault(t, err, 0, test.want)
 			}
 			if took > patience || test.holds && took < hookGrace {
 				t.Errorf("it took %s", took)

@@ -21,20 +21,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // patience bounds what a test waits for.
 const patience = 30 * time.Second
-
-// eventually waits for a condition that nothing tells of.
-func eventually(tb testing.TB, what string, done func() bool) {
-	tb.Helper()
-	for start := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > patience {
-			tb.Fatalf("waited %s in vain: %s", patience, what)
-		}
-	}
-}
 
 // logged is what was logged, a line a message.
 type logged struct {
@@ -187,7 +179,7 @@ func TestHookProgram(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var log logged
-			wantFault(t, Hook{Name: "reload", Command: test.command}.Run(t.Context(), Change{}, log.logger()), 0, test.want)
+			expect.Fault(t, Hook{Name: "reload", Command: test.command}.Run(t.Context(), Change{}, log.logger()), 0, test.want)
 			if got := log.messages(t); len(got) != 0 {
 				t.Errorf("it was logged as well as returned: %v", got)
 			}
@@ -338,7 +330,7 @@ func TestHookFails(t *testing.T) {
 			t.Parallel()
 			var log logged
 			err := test.hook.Run(test.ctx, Change{}, log.logger())
-			wantFault(t, err, 0, "")
+			expect.Fault(t, err, 0, "")
 			if err.Error() != test.want {
 				t.Errorf("got %v, want %s", err, test.want)
 			}

@@ -11,6 +11,8 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 const golden = `apiVersion: v1
@@ -148,7 +150,7 @@ func TestReadKubeconfig(t *testing.T) {
 			write(t, path, test.text, 0o600)
 			got, err := readKubeconfig(path, root)
 			if test.want != "" {
-				wantFault(t, err, 0, test.want)
+				expect.Fault(t, err, 0, test.want)
 				if strings.Contains(err.Error(), "0123456789abcdef") || strings.Contains(err.Error(), encode(key)[:40]) {
 					t.Errorf("a secret is in %q", err)
 				}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestLock(t *testing.T) {
@@ -24,7 +25,7 @@ func TestLock(t *testing.T) {
 	}
 	start := time.Now()
 	_, err = NewStore(testPaths(root)).Lock()
-	wantFault(t, err, fault.Held, "another nodejoin is at work on this machine (it holds "+root+"/var/lib/nodejoin)")
+	expect.Fault(t, err, fault.Held, "another nodejoin is at work on this machine (it holds "+root+"/var/lib/nodejoin)")
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("it took %s", took)
 	}
@@ -47,7 +48,7 @@ func TestLockProcesses(t *testing.T) {
 	store, root := newStore(t)
 	holder, _ := startHolder(t, root)
 	_, err := store.Lock()
-	wantFault(t, err, fault.Held, "another nodejoin")
+	expect.Fault(t, err, fault.Held, "another nodejoin")
 	output, err := command(t, "lock", root).Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != int(fault.Held) {
 		t.Errorf("a third process: %v: %s", err, output)

@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -421,23 +420,6 @@ func tree(tb testing.TB, root string) []string {
 	return paths
 }
 
-// wantFault checks an error's class (0: one that passes), its words and its remedy.
-func wantFault(tb testing.TB, err error, class fault.Class, want string) {
-	tb.Helper()
-	if err == nil {
-		tb.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		tb.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		tb.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		tb.Errorf("no remedy with %q", err)
-	}
-}
-
 func write(tb testing.TB, path, content string, mode fs.FileMode) {
 	tb.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -456,25 +438,4 @@ func link(tb testing.TB, target, path string) {
 	if err := os.Symlink(target, path); err != nil {
 		tb.Fatal(err)
 	}
-}
-
-// needs skips a test that this machine cannot run, and fails it where everything is expected to run.
-func needs(tb testing.TB, what string, err error) {
-	tb.Helper()
-	switch {
-	case err == nil:
-	case os.Getenv("NODEJOIN_TEST_ALL") == "1":
-		tb.Fatalf("%s: %v", what, err)
-	default:
-		tb.Skipf("%s: %v", what, err)
-	}
-}
-
-func needsRoot(tb testing.TB) {
-	tb.Helper()
-	var err error
-	if os.Geteuid() != 0 {
-		err = errors.New("the user is " + strconv.Itoa(os.Geteuid()))
-	}
-	needs(tb, "it takes root", err)
 }

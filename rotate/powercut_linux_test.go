@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // FS_IOC_SHUTDOWN and its flag FSOP_GOING_FLAGS_NOLOGFLUSH (include/uapi/linux/fs.h): what is not on the disk is lost.
@@ -39,15 +40,15 @@ func newVolume(t *testing.T, options string) *volume {
 	if err := os.Truncate(image, 32<<20); err != nil {
 		t.Fatal(err)
 	}
-	needs(t, "it takes an ext4", run(t, "mkfs.ext4", "-q", "-F", image))
+	expect.Able(t, "an ext4", run(t, "mkfs.ext4", "-q", "-F", image))
 	return mounted(t, image, "-t", "ext4", "-o", strings.TrimSuffix("loop,"+options, ","))
 }
 
 func mounted(t *testing.T, image string, kind ...string) *volume {
 	t.Helper()
-	needsRoot(t)
+	expect.Root(t)
 	v := &volume{t: t, dir: t.TempDir(), image: image, kind: kind}
-	needs(t, "it takes a mount", v.mount())
+	expect.Able(t, "a mount", v.mount())
 	t.Cleanup(func() {
 		if err := unix.Unmount(v.dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -93,7 +94,7 @@ func (v *volume) cut() {
 	if closed := top.Close(); closed != nil {
 		v.t.Fatal(closed)
 	}
-	needs(v.t, "it takes FS_IOC_SHUTDOWN", err)
+	expect.Able(v.t, "FS_IOC_SHUTDOWN", err)
 	// Another process may hold on to the mount for a while (a mount namespace, a fork). So the machine starts again
 	// with a copy of its disk.
 	if err := unix.Unmount(v.dir, unix.MNT_DETACH); err != nil {
@@ -192,8 +193,8 @@ func TestReadOnly(t *testing.T) {
 	if err := run(t, "mount", "-o", "remount,ro", v.dir); err != nil {
 		t.Fatal(err)
 	}
-	wantFault(t, store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), fault.Files, "read-only file system")
-	wantFault(t, store.Client.SavePendingKey(pendingKey), fault.Files, "read-only file system")
+	expect.Fault(t, store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), fault.Files, "read-only file system")
+	expect.Fault(t, store.Client.SavePendingKey(pendingKey), fault.Files, "read-only file system")
 	wantWhole(t, store, pairNo(t, 0))
 	if err := run(t, "mount", "-o", "remount,rw", v.dir); err != nil {
 		t.Fatal(err)
@@ -226,7 +227,7 @@ func TestDiskFull(t *testing.T) {
 			}
 			break
 		}
-		wantFault(t, err, 0, "no space left on device")
+		expect.Fault(t, err, 0, "no space left on device")
 		wantIdentity(t, store, pairNo(t, 0), pairNo(t, 1))
 		if err := os.Remove(filler); err != nil {
 			t.Fatal(err)

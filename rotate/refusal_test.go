@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // directories are those of a store, each with something in it.
@@ -70,7 +71,7 @@ func TestRefusedDirectory(t *testing.T) {
 		for _, dir := range directories {
 			t.Run(test.name+"/"+dir, func(t *testing.T) {
 				if test.root {
-					needsRoot(t)
+					expect.Root(t)
 				}
 				store, root := joined(t)
 				if err := test.spoil(filepath.Join(root, dir)); err != nil {
@@ -78,16 +79,16 @@ func TestRefusedDirectory(t *testing.T) {
 				}
 				before := fmt.Sprint(modes(t, root))
 				_, err := store.Load()
-				wantFault(t, err, fault.Files, test.want)
+				expect.Fault(t, err, fault.Files, test.want)
 				if !strings.Contains(fault.Remedy(err), test.remedy) {
 					t.Errorf("the remedy is %q", fault.Remedy(err))
 				}
 				if dir == "var/lib/nodejoin" {
-					wantFault(t, store.Client.SavePendingKey(pendingKey), fault.Files, test.want)
+					expect.Fault(t, store.Client.SavePendingKey(pendingKey), fault.Files, test.want)
 					_, err := store.Lock()
-					wantFault(t, err, fault.Files, test.want)
+					expect.Fault(t, err, fault.Files, test.want)
 				} else {
-					wantFault(t, store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), fault.Files, test.want)
+					expect.Fault(t, store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), fault.Files, test.want)
 				}
 				if after := fmt.Sprint(modes(t, root)); after != before {
 					t.Errorf("something was written:\n%s\n%s", before, after)
@@ -126,7 +127,7 @@ func TestLink(t *testing.T) {
 			link(t, strings.Replace(test.target, "OUTSIDE", outside, 1), current)
 			disk, err := store.Load()
 			if test.refused {
-				wantFault(t, err, fault.Files, "points outside its directory")
+				expect.Fault(t, err, fault.Files, "points outside its directory")
 				if fault.Remedy(err) != "look at who changed it, then remove the link: rm "+filepath.Join(root, "var/lib/kubelet/pki", currentName) {
 					t.Errorf("the remedy is %q", fault.Remedy(err))
 				}
@@ -213,7 +214,7 @@ func TestDamaged(t *testing.T) {
 			}
 			err := rotation(store, pairNo(t, 1), testTime)
 			if strings.HasPrefix(test.name, "a directory for") { // it may hold something: a person must look
-				wantFault(t, err, fault.Files, "file exists")
+				expect.Fault(t, err, fault.Files, "file exists")
 				return
 			}
 			if err != nil {
@@ -227,7 +228,7 @@ func TestDamaged(t *testing.T) {
 // asNobody does something with the rights of another user.
 func asNobody(t *testing.T, do func()) {
 	t.Helper()
-	needsRoot(t)
+	expect.Root(t)
 	runtime.LockOSThread() // these rights are the thread's
 	defer runtime.UnlockOSThread()
 	if err := unix.Setfsuid(65534); err != nil {
@@ -276,7 +277,7 @@ func TestUnreadable(t *testing.T) {
 			}
 			asNobody(t, func() {
 				_, err := store.Load()
-				wantFault(t, err, fault.Files, "cannot read this node's files: open ")
+				expect.Fault(t, err, fault.Files, "cannot read this node's files: open ")
 			})
 		})
 	}
@@ -291,10 +292,10 @@ func TestForbidden(t *testing.T) {
 			"commit": store.Commit(kubeconfigOf(pairNo(t, 1)), testTime), "pending key": store.Client.SavePendingKey(pendingKey),
 			"state": verified(store, "x"), "drop": store.Client.DropPendingKey(), "kubeconfig": store.CommitKubeconfig(kubeconfigOf(nil)), "CA": store.CommitCA(testCA),
 		} {
-			t.Run(what, func(t *testing.T) { wantFault(t, err, fault.Files, "permission denied") })
+			t.Run(what, func(t *testing.T) { expect.Fault(t, err, fault.Files, "permission denied") })
 		}
 		_, err := NewStore(testPaths(filepath.Join(root, "new"))).Lock()
-		wantFault(t, err, fault.Files, "permission denied")
+		expect.Fault(t, err, fault.Files, "permission denied")
 	})
 	if after := fmt.Sprint(modes(t, root)); after != before {
 		t.Errorf("something was written:\n%s\n%s", before, after)

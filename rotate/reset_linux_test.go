@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestResetOrder: each removal is durable before the next.
@@ -108,7 +109,7 @@ func TestResetFails(t *testing.T) {
 	must(t, os.Chown(root+"/etc/kubernetes", 65534, 0))
 	asNobody(t, func() {
 		done, err := store.Reset()
-		wantFault(t, err, fault.Files, "cannot remove: remove "+root+currentPath+": permission denied")
+		expect.Fault(t, err, fault.Files, "cannot remove: remove "+root+currentPath+": permission denied")
 		if fmt.Sprint(done.Removed) != "["+root+configPath+"]" {
 			t.Errorf("removed %q", done.Removed)
 		}
@@ -116,7 +117,7 @@ func TestResetFails(t *testing.T) {
 	must(t, os.Chmod(root+statePath, 0o600))
 	asNobody(t, func() {
 		_, err := store.Reset()
-		wantFault(t, err, fault.Files, "cannot read this node's files: open "+root+statePath)
+		expect.Fault(t, err, fault.Files, "cannot read this node's files: open "+root+statePath)
 	})
 	reset(t, store)
 	if got := tree(t, root); !slices.Equal(got, []string{"etc", "etc/hosts", "var", "var/lib", "var/lib/dpkg", "var/lib/dpkg/status"}) {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // Paths of a machine that joined, below its root.
@@ -47,7 +48,7 @@ func twice(t *testing.T, store *Store) {
 // was taken before: it has all open files until its program begins.
 func unlocked(t *testing.T, do func() error) {
 	t.Helper()
-	eventually(t, "the lock is free", func() bool {
+	expect.Eventually(t, "the lock is free", func() bool {
 		err := do()
 		if err != nil && fault.ClassOf(err) == fault.Held {
 			return false

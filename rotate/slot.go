@@ -152,7 +152,7 @@ func (sl *Slot) loadPair() (pair *KeyPair, broken, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, nil
 	case err == nil && !sl.inDir(target):
-		return nil, nil, fault.New(fault.Files, "look at who changed it, then remove the link: rm "+path, "%s points outside its directory, to %s", path, target)
+		return nil, nil, fault.New(fault.Files, "look at who changed it, then remove the link: rm "+path, "%s points outside its directory, to %q", path, target)
 	}
 	data, err := readBelow(sl.store.paths.Root, path)
 	switch {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // mustFind loads a slot that can be used.
@@ -83,7 +84,7 @@ func TestPlace(t *testing.T) {
 		for _, umask := range []int{0, 0o077} {
 			t.Run(fmt.Sprintf("%s, umask %03o", test.name, umask), func(t *testing.T) {
 				if test.place.Owner != nil {
-					needsRoot(t)
+					expect.Root(t)
 				}
 				store, root := newStore(t)
 				defer unix.Umask(unix.Umask(umask))
@@ -120,7 +121,7 @@ func TestPlaceNotOurs(t *testing.T) {
 	must(t, aSlot(store).Commit(pairNo(t, 0), testTime))
 	before := fingerprint(t, filepath.Join(root, "var/lib/metrics"))
 	must(t, os.Chmod(filepath.Join(root, "etc/metrics/private"), 0o777))
-	wantFault(t, aSlot(store).Commit(pairNo(t, 1), testTime.Add(time.Hour)), fault.Files, "etc/metrics/private is writable by others (mode 0777)")
+	expect.Fault(t, aSlot(store).Commit(pairNo(t, 1), testTime.Add(time.Hour)), fault.Files, "etc/metrics/private is writable by others (mode 0777)")
 	if diff := cmp.Diff(before, fingerprint(t, filepath.Join(root, "var/lib/metrics"))); diff != "" {
 		t.Errorf("something was written:\n%s", diff)
 	}
@@ -222,7 +223,7 @@ func TestStaleCopy(t *testing.T) {
 		if found := mustFind(t, slot); !found.StaleCopy {
 			t.Errorf("got %+v", found)
 		}
-		wantFault(t, slot.WriteCopies(pairNo(t, 0)), fault.Files, "cannot write "+root+"/"+certificate)
+		expect.Fault(t, slot.WriteCopies(pairNo(t, 0)), fault.Files, "cannot write "+root+"/"+certificate)
 	})
 }
 

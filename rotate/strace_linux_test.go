@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // changing are the system calls that change what is on disk.
@@ -106,7 +107,7 @@ func needsStrace(t *testing.T) {
 	if err == nil {
 		err = exec.CommandContext(t.Context(), path, "-f", "--seccomp-bpf", "-qq", "-e", "trace=openat", "true").Run()
 	}
-	needs(t, "it takes strace", err)
+	expect.Able(t, "strace", err)
 }
 
 // TestOrder holds the system calls of a child against the order in which they must be made.

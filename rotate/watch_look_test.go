@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestLookAt: each change of a file between two looks is found, and nothing else is.
@@ -30,7 +32,7 @@ func TestLookAt(t *testing.T) {
 		{name: "written, and made to look as if not", act: func(t *testing.T, root string) {
 			info, err := os.Stat(root + file)
 			must(t, err)
-			eventually(t, "the clock of the file system goes on", func() bool {
+			expect.Eventually(t, "the clock of the file system goes on", func() bool {
 				write(t, root+"/clock", "", 0o600)
 				clock, err := os.Stat(root + "/clock")
 				must(t, err)

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // TestWatcherAnywhere: whatever happens to the files, the directories and the links on three ways, each change that a look
@@ -144,13 +146,13 @@ func TestWatcherHasty(t *testing.T) {
 // TestWatcherMount: another file system at a directory is found when asked to look, and is watched from there; the kernel
 // tells of neither its coming nor its going.
 func TestWatcherMount(t *testing.T) {
-	needsRoot(t)
+	expect.Root(t)
 	dir := filepath.Join(t.TempDir(), "pki")
 	path := filepath.Join(dir, "file")
 	write(t, path, "below", 0o600)
 	w := newWatcher(t, new(logged), path)
 	runs(t, w)
-	needs(t, "it takes a mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+	expect.Able(t, "a mount", unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // done already, if all went well
 	w.Refresh()
 	wantEvents(t, w, path)
@@ -351,7 +353,7 @@ func TestWatcherLimits(t *testing.T) {
 			}
 			output, err := cmd.CombinedOutput()
 			if err != nil && !strings.Contains(string(output), "cannot watch") {
-				needs(t, "it takes a user namespace", fmt.Errorf("%w: %s", err, output))
+				expect.Able(t, "a user namespace", fmt.Errorf("%w: %s", err, output))
 			}
 			if err != nil || !strings.HasPrefix(string(output), want) {
 				t.Errorf("%v: %s", err, output)

@@ -16,6 +16,7 @@ import (
 	"github.com/kardianos/service"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 const installed = "/opt/nodejoin/bin/nodejoin"
@@ -319,13 +320,9 @@ func TestStart(t *testing.T) {
 
 // A program that somebody else could replace does not become a service, which runs as root.
 func TestExecutableThatOthersCanReplace(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make a place that is root's alone")
-	}
+	expect.Root(t)
 	safe, err := os.MkdirTemp("/usr/local", "nodejoin-test-") //nolint:usetesting // the test's own directory is below one that all can write to
-	if err != nil {
-		t.Skip(err)
-	}
+	expect.Able(t, "a directory in /usr/local", err)
 	t.Cleanup(func() { _ = os.RemoveAll(safe) })
 	path := filepath.Join(safe, "nodejoin")
 	if err := os.WriteFile(path, nil, 0o755); err != nil {
@@ -359,13 +356,9 @@ func TestExecutableThatOthersCanReplace(t *testing.T) {
 
 // The remedy is no directory that is refused next.
 func TestPlaceForTheProgram(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make a place that is root's alone")
-	}
+	expect.Root(t)
 	dir, err := os.MkdirTemp("/usr/local", "nodejoin-test-") //nolint:usetesting // the test's own directory is below one that all can write to
-	if err != nil {
-		t.Skip(err)
-	}
+	expect.Able(t, "a directory in /usr/local", err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if got := placeAt(dir); !strings.Contains(got, " "+dir+"/nodejoin,") {
 		t.Errorf("of one that is root's alone: %s", got)

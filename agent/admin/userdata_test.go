@@ -20,6 +20,7 @@ import (
 	"github.com/nodejoin/nodejoin/agent/admin/cloudinit"
 	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/bootstrap"
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -178,13 +179,7 @@ func TestExamplesOfUserData(t *testing.T) {
 
 // cloud-init accepts the examples.
 func TestSchema(t *testing.T) {
-	program, err := exec.LookPath("cloud-init")
-	if err != nil && os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-		t.Fatalf("NODEJOIN_TEST_ALL is set, but there is no cloud-init: %v", err)
-	}
-	if err != nil {
-		t.Skip("cloud-init is not installed")
-	}
+	program := expect.Program(t, "cloud-init")
 	files, err := filepath.Glob(filepath.Join(examples, "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d files, %v", len(files), err)

@@ -9,7 +9,7 @@ import (
 const own = "certificates:\n- name: a\n  signerName: example.com/a\n  directory: /a\n"
 
 func TestCluster(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"servers", "cluster:\n  servers:\n  - http://a\n  - https://me@a\n  - a/b\n  - https://a/b\n  - a:0\n  - a:70000\n  - _\n", []string{
 			`3: cluster.servers[0]: the API server "http://a" is not an https URL`,
 			`4: cluster.servers[1]: the API server's URL has user information in it`,
@@ -49,7 +49,7 @@ func TestCluster(t *testing.T) {
 }
 
 func TestCredentials(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"neither", "credentials:\n- {}\n", []string{"2: credentials[0]: has none of bootstrapToken, bearerToken, clientCertificate, oidc, basic, exec"}},
 		{"both", "credentials:\n- bootstrapToken: {}\n  bearerToken: {file: /a}\n", []string{"2: credentials[0]: has both bootstrapToken and bearerToken: give each an item of its own"}},
 		{"one without a value", "credentials:\n- bootstrapToken:\n", []string{"2: credentials[0]: is empty: give bootstrapToken what belongs to it, as in bootstrapToken: {file: /etc/nodejoin/token}"}},
@@ -93,7 +93,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestSchedule(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"rotation", "rotation: both\n", []string{`1: rotation: "both" is not one of agent, kubelet`}},
 		{"nothing", "rotateAfter: {minPercent: 0}\n", []string{"1: rotateAfter.minPercent: 0 is not between 1 and 99"}},
 		{"all", "rotateAfter:\n  minPercent: 50\n  maxPercent: 100\n", []string{"3: rotateAfter.maxPercent: 100 is not between 1 and 99"}},
@@ -111,7 +111,7 @@ func TestSchedule(t *testing.T) {
 }
 
 func TestCertificates(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"no name", "certificates:\n- lifetime: 1h\n", []string{"2: certificates[0].name: is missing"}},
 		{"names", "certificates:\n- {name: A, signerName: a.b/c, directory: /a, commonName: a}\n- {name: ../a, signerName: a.b/c, directory: /a, commonName: a}\n- {name: " + strings.Repeat("a", 64) + ", signerName: a.b/c, directory: /a, commonName: a}\n", []string{
 			`2: certificates[0].name: "A" is not a name of at most 63 lower-case letters, digits and '-', with no '-' at its ends`,
@@ -200,9 +200,9 @@ func TestCertificates(t *testing.T) {
 		if want != "" {
 			test.want = []string{`6: certificates[0].mode: "` + mode + `" ` + want}
 		}
-		expect(t, []badFile{test})
+		wantMistakes(t, []badFile{test})
 	}
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"signer", "certificates: [{name: a, signerName: a, directory: /a, commonName: a}]\n", []string{`1: certificates[0].signerName: the signer name "a" is not of the form example.com/name`}},
 		{"the signer of old", "certificates: [{name: a, signerName: kubernetes.io/legacy-unknown, directory: /a, commonName: a}]\n", []string{`1: certificates[0].signerName: the signer "kubernetes.io/legacy-unknown" is none of Kubernetes' own`}},
 	})
@@ -214,7 +214,7 @@ func TestTemplates(t *testing.T) {
 	by := func(signer string) string {
 		return "certificates:\n- name: a\n  directory: /a\n  signerName: " + signer + "\n"
 	}
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"above all authorization", own + "  commonName: a\n  organizations:\n  - a\n  - system:masters\n", []string{
 			`8: certificates[0].organizations[1]: the organization "system:masters" is above all authorization`,
 		}},
@@ -263,7 +263,7 @@ func TestTemplates(t *testing.T) {
 }
 
 func TestHooks(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"nothing", "hooks:\n- {}\n", []string{"2: hooks[0].name: is missing", "2: hooks[0].command: is missing: give the program and its arguments"}},
 		{"names", "hooks:\n- {name: a, command: [/a]}\n- {name: a, command: [/a]}\n- {name: a b, command: [/a]}\n", []string{
 			`3: hooks[1].name: "a" is there twice: it is also hooks[0].name`,
@@ -292,7 +292,7 @@ func TestPaths(t *testing.T) {
 	const form = `: give a loopback address as in 127.0.0.1:10263, unix: and the path of a socket, or "" for none`
 	const taken = `, which has the metrics, too: give another path, or "" for none`
 	long := "/" + strings.Repeat("a", 4095)
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"each", "paths:\n  kubeconfig: a\n  certDir: a\n  caFile: a\n  stateDir: a\n  runtimeDir: a\n  kubeletConfig: a\n", []string{
 			`2: paths.kubeconfig: the path "a" is not absolute`, `3: paths.certDir: the path "a" is not absolute`, `4: paths.caFile: the path "a" is not absolute`,
 			`5: paths.stateDir: the path "a" is not absolute`, `6: paths.runtimeDir: the path "a" is not absolute`, `7: paths.kubeletConfig: the path "a" is not absolute`,
@@ -327,7 +327,7 @@ func TestPaths(t *testing.T) {
 
 // Two uses of one path would overwrite each other.
 func TestClashes(t *testing.T) {
-	expect(t, []badFile{
+	wantMistakes(t, []badFile{
 		{"two paths", "paths:\n  kubeconfig: /a\n  caFile: /a\n", []string{"3: paths.caFile: this is also paths.kubeconfig"}},
 		{"a default that comes first", "paths:\n  caFile: /etc/kubernetes/kubelet.conf\n", []string{"2: paths.caFile: this is also paths.kubeconfig"}},
 		{"a default that comes later", "paths:\n  kubeconfig: /etc/kubernetes/pki/ca.crt\n", []string{"2: paths.kubeconfig: this is also paths.caFile"}},

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestLoad(t *testing.T) {
@@ -85,9 +86,7 @@ func TestLoad(t *testing.T) {
 }
 
 func TestLoadOwnership(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
-	}
+	expect.Root(t)
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chown(path, 65534, 65534)); err != nil {
 		t.Fatal(err)

@@ -55,8 +55,8 @@ type badFile struct {
 	want       []string
 }
 
-// expect parses each text and compares all mistakes, word for word.
-func expect(t *testing.T, tests []badFile) {
+// wantMistakes parses each text and compares all mistakes, word for word.
+func wantMistakes(t *testing.T, tests []badFile) {
 	t.Helper()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -154,7 +154,7 @@ var badForm = []badFile{
 	{"a version without a kind", "apiVersion: nodejoin/v1alpha1\n", []string{"1: kind: is missing: write kind: AgentConfiguration"}},
 }
 
-func TestForm(t *testing.T) { expect(t, badForm) }
+func TestForm(t *testing.T) { wantMistakes(t, badForm) }
 
 // An alias bomb takes neither time nor memory: nothing is ever expanded.
 func TestAliasBomb(t *testing.T) {
@@ -314,7 +314,7 @@ func TestNoSecretIsRepeated(t *testing.T) {
 		{"as an alias", "nodeName: *" + testToken, nil},
 		{"in what is not YAML", "nodeName: \"" + testToken, []string{"1: this is not YAML: found unexpected end of stream"}},
 	}
-	expect(t, slices.DeleteFunc(slices.Clone(tests), func(b badFile) bool { return b.want == nil }))
+	wantMistakes(t, slices.DeleteFunc(slices.Clone(tests), func(b badFile) bool { return b.want == nil }))
 	for _, test := range tests {
 		_, err := Parse([]byte(test.text), "c.yaml")
 		for _, secret := range []string{testToken, strings.ToUpper(testToken), testJWT, "0123456789", "MIIE", "hunter2", "c2VjcmV0"} {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/rotate"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestFilesOfIdentity(t *testing.T) {
@@ -74,9 +75,7 @@ func TestFilesOfIdentity(t *testing.T) {
 }
 
 func TestForeignOwner(t *testing.T) {
-	if os.Geteuid() != 0 {
-		needs(t, "it takes root", errors.New("this user is not root"))
-	}
+	expect.Root(t)
 	p := newPatient(t)
 	if err := os.Chown(p.Disk.PairPath, 12345, -1); err != nil {
 		t.Fatal(err)
@@ -84,22 +83,8 @@ func TestForeignOwner(t *testing.T) {
 	p.examineFor(t, wanted{"files", Failure, "current.pem belongs to another user (uid 12345)", "chown root"})
 }
 
-// needs skips a test that this machine cannot run, and fails it where everything is expected to run.
-func needs(tb testing.TB, what string, err error) {
-	tb.Helper()
-	switch {
-	case err == nil:
-	case os.Getenv("NODEJOIN_TEST_ALL") == "1":
-		tb.Fatalf("%s: %v", what, err)
-	default:
-		tb.Skipf("%s: %v", what, err)
-	}
-}
-
 func TestDisks(t *testing.T) {
-	if os.Geteuid() != 0 {
-		needs(t, "it takes root", errors.New("this user is not root"))
-	}
+	expect.Root(t)
 	for _, test := range []struct {
 		name, options string
 		fill          int

@@ -1,20 +1,19 @@
 package machine
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		needs(t, "it takes root", errNotRoot)
-	}
+	expect.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,nr_inodes=10"); err != nil {
-		needs(t, "it takes a tmpfs", err)
+		expect.Able(t, "a tmpfs", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	look := func(path string) (freeBytes, freeInodes uint64, readOnly bool) {
@@ -50,12 +49,10 @@ func TestDisk(t *testing.T) {
 }
 
 func TestDiskWithoutInodes(t *testing.T) {
-	if os.Geteuid() != 0 {
-		needs(t, "it takes root", errNotRoot)
-	}
+	expect.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,nr_inodes=0"); err != nil {
-		needs(t, "it takes a tmpfs", err)
+		expect.Able(t, "a tmpfs", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	if _, inodes, _, err := Disk(dir); err != nil || inodes < 1<<40 {
@@ -66,7 +63,7 @@ func TestDiskWithoutInodes(t *testing.T) {
 func TestClockSynchronised(t *testing.T) {
 	var want unix.Timex
 	if _, err := unix.Adjtimex(&want); err != nil {
-		needs(t, "it takes adjtimex(2)", err)
+		expect.Able(t, "adjtimex(2)", err)
 	}
 	if synchronised, known := ClockSynchronised(); !known || synchronised != (want.Status&unix.STA_UNSYNC == 0) {
 		t.Errorf("%t, known: %t; the kernel's status is %#x", synchronised, known, want.Status)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestPassingAddresses(t *testing.T) {
@@ -44,11 +46,9 @@ func TestNamesOfThisMachine(t *testing.T) {
 		namesInNamespace(t)
 		return
 	}
-	if os.Geteuid() != 0 {
-		needs(t, "it takes root", errNotRoot)
-	}
+	expect.Root(t)
 	_, err := exec.LookPath("ip")
-	needs(t, "it takes ip(8)", err)
+	expect.Able(t, "ip(8)", err)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func namesInNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		needs(t, "it takes a /sys of its own", err)
+		expect.Able(t, "a /sys of its own", err)
 	}
 	if err := unix.Sethostname([]byte("machine.example.com")); err != nil {
 		t.Fatal(err)

@@ -1,28 +1,12 @@
 package machine
 
 import (
-	"errors"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-// needs skips a test that this machine cannot run, and fails it where everything is expected to run.
-func needs(tb testing.TB, what string, err error) {
-	tb.Helper()
-	switch {
-	case err == nil:
-	case os.Getenv("NODEJOIN_TEST_ALL") == "1":
-		tb.Fatalf("%s: %v", what, err)
-	default:
-		tb.Skipf("%s: %v", what, err)
-	}
-}
-
-var errNotRoot = errors.New("this user is not root")
 
 // up is an interface that is up, with addresses of which those that end in "!" do not stay.
 func up(name string, addresses ...string) link {

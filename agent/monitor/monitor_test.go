@@ -114,16 +114,6 @@ func (l *logged) String() string {
 	return l.out.String()
 }
 
-// eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never came to be that %s", what)
-		}
-	}
-}
-
 // get asks at an address, which is a socket's path if it is absolute.
 func get(t *testing.T, address, method, path, body string) (code int, answer string) {
 	t.Helper()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/status"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestHealthAndReadiness(t *testing.T) {
@@ -96,7 +97,7 @@ func TestPortInUse(t *testing.T) {
 	if got := r.listening(t); got != r.Socket {
 		t.Fatalf("it listens on %s", got)
 	}
-	eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "address already in use") })
+	expect.Eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "address already in use") })
 	time.Sleep(5 * quick)
 	if _, err := Ask(t.Context(), r.Socket); err != nil {
 		t.Errorf("the status: %v", err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/status"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // Nobody but this user can connect, whatever the umask.
@@ -44,7 +45,7 @@ func TestUnsafeDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := run(t, &Server{Source: source(healthy()), Socket: filepath.Join(dir, SocketName)})
-		eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "is writable by others") })
+		expect.Eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "is writable by others") })
 		if _, err := os.Lstat(r.Socket); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("mode %s: there is a socket: %v", mode, err)
 		}
@@ -60,9 +61,7 @@ func TestUnsafeDirectory(t *testing.T) {
 }
 
 func TestDirectoryOfAnother(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give a directory away")
-	}
+	expect.Root(t)
 	dir := t.TempDir()
 	if err := os.Chown(dir, 4711, -1); err != nil {
 		t.Fatal(err)
@@ -109,7 +108,7 @@ func TestWhatIsNoSocketStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := run(t, &Server{Source: source(healthy()), Socket: path})
-		eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "in the place of the socket") })
+		expect.Eventually(t, "it complains", func() bool { return strings.Contains(r.log.String(), "in the place of the socket") })
 		r.stop()
 		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
 			t.Errorf("%s is gone: %v", before.Mode(), err)
@@ -123,7 +122,7 @@ func TestTwoServers(t *testing.T) {
 	first := run(t, &Server{Source: source(status.Status{Node: "first"}), Socket: path})
 	first.listening(t)
 	second := run(t, &Server{Source: source(status.Status{Node: "second"}), Socket: path})
-	eventually(t, "the second complains", func() bool { return strings.Contains(second.log.String(), "another process answers there") })
+	expect.Eventually(t, "the second complains", func() bool { return strings.Contains(second.log.String(), "another process answers there") })
 	for range 5 {
 		if s, err := Ask(t.Context(), path); err != nil || s.Node != "first" {
 			t.Fatalf("it is %v: %v", s, err)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 const canary = "canary-token" // what a plugin prints, on either way, is in no error
@@ -105,24 +106,12 @@ func newPair(t *testing.T) (cert, key string) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
 }
 
-// wantFault checks an error: of the class (0: it passes), what it says, on one line and without what was printed.
+// wantFault expects a fault without what was printed.
 func wantFault(t *testing.T, err error, class fault.Class, want string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		t.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		t.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		t.Errorf("no remedy with %q", err)
-	}
-	text := fmt.Sprintf("%v %+v %#v %s", err, err, err, fault.Remedy(err))
-	if strings.ContainsAny(err.Error()+fault.Remedy(err), "\r\n") || strings.Contains(text, "canary") {
-		t.Errorf("not one line, or with what was printed: %q", text)
+	expect.Fault(t, err, class, want)
+	if text := fmt.Sprintf("%v %+v %#v %s", err, err, err, fault.Remedy(err)); strings.Contains(text, "canary") {
+		t.Errorf("what was printed is in %q", text)
 	}
 }
 
@@ -434,9 +423,7 @@ func link(t *testing.T, h *host, to string) {
 
 func chown(t *testing.T, path string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root gives files away")
-	}
+	expect.Root(t)
 	if err := os.Chown(path, 4242, -1); err != nil {
 		t.Fatal(err)
 	}

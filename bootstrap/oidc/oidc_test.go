@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // The secrets of these tests: none of them may be in an error or a log.
@@ -190,24 +191,10 @@ func wantSilence(t *testing.T, text string) {
 	}
 }
 
-// wantFault checks an error: of the class (0: it passes), what it says, on one line and without a secret.
+// wantFault expects a fault without a secret.
 func wantFault(t *testing.T, err error, class fault.Class, want string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("no error, want one that says %q", want)
-	}
-	if final := fault.IsFinal(err); final != (class != 0) || final && fault.ClassOf(err) != class {
-		t.Errorf("class %d (final: %t), want %d: %v", fault.ClassOf(err), final, class, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		t.Errorf("the error is %q, want one that says %q", err, want)
-	}
-	if class != 0 && fault.Remedy(err) == "" {
-		t.Errorf("no remedy with %q", err)
-	}
-	if text := err.Error() + fault.Remedy(err); strings.ContainsAny(text, "\r\n") {
-		t.Errorf("more than one line: %q", text)
-	}
+	expect.Fault(t, err, class, want)
 	wantSilence(t, fmt.Sprintf("%v %+v %#v %s", err, err, err, fault.Remedy(err)))
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/cmd/cli"
 	"github.com/nodejoin/nodejoin/packaging/man"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 var book = man.Book{Version: "v1.2.3", Date: time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC)}
@@ -44,7 +45,7 @@ func TestPagesAreCorrect(t *testing.T) {
 		t.Fatalf("%d pages, %v", len(files), err)
 	}
 	t.Run("mandoc", func(t *testing.T) {
-		need(t, "mandoc")
+		expect.Program(t, "mandoc")
 		out, err := exec.CommandContext(t.Context(), "mandoc", append([]string{"-T", "lint", "-W", "style"}, files...)...).CombinedOutput()
 		var complaints []string
 		for line := range strings.Lines(string(out)) {
@@ -59,7 +60,7 @@ func TestPagesAreCorrect(t *testing.T) {
 		}
 	})
 	t.Run("groff", func(t *testing.T) {
-		need(t, "groff")
+		expect.Program(t, "groff")
 		for _, file := range files {
 			out, err := exec.CommandContext(t.Context(), "groff", "-man", "-Tutf8", "-ww", "-z", file).CombinedOutput()
 			if err != nil || len(out) != 0 {
@@ -67,16 +68,6 @@ func TestPagesAreCorrect(t *testing.T) {
 			}
 		}
 	})
-}
-
-func need(t *testing.T, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		if os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
 }
 
 // Each page has the sections that a manual page has, and leads to pages that there are.

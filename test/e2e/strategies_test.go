@@ -21,6 +21,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/monitor"
 	"github.com/nodejoin/nodejoin/agent/status"
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/strategy"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
@@ -39,12 +40,7 @@ type waysIn struct {
 // needWays returns them; it skips a test where they cannot run, or fails it where every test must run.
 func needWays(t *testing.T) *strategy.Bed {
 	t.Helper()
-	if err := strategy.HaveNginx(); err != nil {
-		if os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	expect.Able(t, "nginx", strategy.HaveNginx())
 	ways.once.Do(func() {
 		var nodes []string
 		for _, s := range strategy.All() {

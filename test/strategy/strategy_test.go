@@ -11,7 +11,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	authorization "k8s.io/api/authorization/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodejoin/nodejoin/test/expect"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -29,12 +29,7 @@ const node = "node-1"
 
 func startBed(t *testing.T) *Bed {
 	t.Helper()
-	if err := HaveNginx(); err != nil {
-		if os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	expect.Able(t, "nginx", HaveNginx())
 	b, err := Start(t.Context(), Options{Dir: t.TempDir(), Nodes: []string{node}})
 	if err != nil {
 		t.Fatal(err)
@@ -54,12 +49,12 @@ func TestStrategies(t *testing.T) {
 	for _, s := range All() {
 		t.Run(s.Name, func(t *testing.T) {
 			unbound := Request{Node: node, Root: t.TempDir()}
-			expect(t, b, s, unbound, "nodeclient", true)
+			wantUser(t, b, s, unbound, "nodeclient", true)
 			bound := unbound
 			bound.Bound = true
 			if s.Unbindable == "" {
-				expect(t, b, s, bound, "selfnodeclient", true)
-				expect(t, b, s, bound, "nodeclient", false)
+				wantUser(t, b, s, bound, "selfnodeclient", true)
+				wantUser(t, b, s, bound, "nodeclient", false)
 			} else if _, err := b.Credential(t.Context(), s, bound); err == nil {
 				t.Error("it was bound to a name")
 			}
@@ -80,8 +75,8 @@ func TestStrategies(t *testing.T) {
 	t.Run("what a client says it is", func(t *testing.T) { claimToBe(t, b) })
 }
 
-// expect makes a credential and asks who its bearer is, and whether he may have such requests approved.
-func expect(t *testing.T, b *Bed, s Strategy, r Request, subresource string, allowed bool) {
+// wantUser makes a credential and asks who its bearer is, and whether he may have such requests approved.
+func wantUser(t *testing.T, b *Bed, s Strategy, r Request, subresource string, allowed bool) {
 	t.Helper()
 	c, err := b.Credential(t.Context(), s, r)
 	if err != nil {

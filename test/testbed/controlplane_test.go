@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // Both layouts, side by side: the shared control plane runs while the other one does.
@@ -404,12 +406,7 @@ func pauseAndResume(ctx context.Context, t *testing.T, process *Process) {
 }
 
 func TestKubeletRegistersItsNode(t *testing.T) {
-	if err := HaveContainerd(); err != nil {
-		if os.Getenv("NODEJOIN_TEST_ALL") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	expect.Able(t, "containerd", HaveContainerd())
 	cp, ctx := shared(t), within(t, time.Minute)
 	containerd, err := StartContainerd(ctx, t.TempDir())
 	if err != nil {

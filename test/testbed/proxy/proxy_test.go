@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // patience bounds everything that should happen soon.
@@ -87,16 +89,6 @@ func mustExchange(t *testing.T, connection net.Conn, text string) {
 	}
 }
 
-// eventually waits for a condition that another goroutine brings about.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after %s", what, patience)
-		}
-	}
-}
-
 func TestCounts(t *testing.T) {
 	p := start(t, echo(t), Options{})
 	first, second := dial(t, p), dial(t, p)
@@ -105,9 +97,9 @@ func TestCounts(t *testing.T) {
 	if p.Accepted() != 2 || p.Open() != 2 {
 		t.Errorf("accepted %d, open %d; want 2, 2", p.Accepted(), p.Open())
 	}
-	eventually(t, "11 bytes each way", func() bool { return p.Sent() == 11 && p.Received() == 11 })
+	expect.Eventually(t, "11 bytes each way", func() bool { return p.Sent() == 11 && p.Received() == 11 })
 	first.Close()
-	eventually(t, "one connection open", func() bool { return p.Open() == 1 })
+	expect.Eventually(t, "one connection open", func() bool { return p.Open() == 1 })
 	if p.Accepted() != 2 {
 		t.Errorf("accepted %d, want 2", p.Accepted())
 	}
@@ -200,7 +192,7 @@ func TestCut(t *testing.T) {
 	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection that was cut: %v", err)
 	}
-	eventually(t, "no connection open", func() bool { return p.Open() == 0 })
+	expect.Eventually(t, "no connection open", func() bool { return p.Open() == 0 })
 	mustExchange(t, dial(t, p), "hello again")
 }
 
@@ -210,7 +202,7 @@ func TestStall(t *testing.T) {
 	mustExchange(t, old, "before")
 	p.Stall(true)
 	fresh := dial(t, p) // is accepted
-	eventually(t, "two connections accepted", func() bool { return p.Accepted() == 2 })
+	expect.Eventually(t, "two connections accepted", func() bool { return p.Accepted() == 2 })
 	for _, connection := range []net.Conn{old, fresh} {
 		if _, err := io.WriteString(connection, "during"); err != nil {
 			t.Fatal(err)
@@ -226,7 +218,7 @@ func TestStall(t *testing.T) {
 	}
 	p.Stall(true)
 	p.Cut() // works on a stalled connection too
-	eventually(t, "no connection open", func() bool { return p.Open() == 0 })
+	expect.Eventually(t, "no connection open", func() bool { return p.Open() == 0 })
 }
 
 // silent checks that nothing comes for a moment.
@@ -278,7 +270,7 @@ func TestTargetDown(t *testing.T) {
 		}
 		connection.Close()
 	}
-	eventually(t, "no connection open", func() bool { return p.Open() == 0 })
+	expect.Eventually(t, "no connection open", func() bool { return p.Open() == 0 })
 }
 
 func TestClose(t *testing.T) {
