@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -228,7 +229,7 @@ func (a *Agent) untilJoined(ctx context.Context) (*Identity, error) {
 		last = err
 		a.identity.waitsFor(nil) // what a request waited for before that is not why it is late
 		a.log.Debug("attempt failed", "err", err)
-		a.tell(Notice{Text: err.Error(), Waiting: true})
+		a.tell(Notice{Text: err.Error(), Remedy: fault.Remedy(err), Waiting: true})
 		if pause.wait(ctx, err) != nil {
 			break
 		}
@@ -246,7 +247,7 @@ func (a *Agent) gaveUp(ctx context.Context, last error) error {
 	case w == nil && last == nil:
 		return fault.New(fault.Unexpected, "look at the network, or wait longer with --timeout", "not joined after %s: the API server did not answer in time", a.config.timeout)
 	case w == nil:
-		return fault.New(fault.Unexpected, "mend that and run it again (it goes on where it stopped), or wait longer with --timeout", "not joined after %s: %w", a.config.timeout, last)
+		return fault.New(fault.ClassOf(last), cmp.Or(fault.Remedy(last), "mend that and run it again (it goes on where it stopped), or wait longer with --timeout"), "not joined after %s: %w", a.config.timeout, last)
 	case w.Approved:
 		return fault.New(fault.Unapproved, "look at the kube-controller-manager's log (its csrsigning controller); the request is kept for the next run",
 			"the request %s is approved, but was not signed within %s", w.Name, a.config.timeout)

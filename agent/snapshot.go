@@ -192,7 +192,7 @@ func (a *Agent) problem(before *status.Problem, err error, certificate string) *
 		return nil
 	}
 	p := &status.Problem{Text: err.Error(), Remedy: fault.Remedy(err), Since: a.now(), Certificate: certificate}
-	if fault.IsFinal(err) {
+	if fault.HasClass(err) {
 		p.Class = fault.ClassOf(err)
 	}
 	if before != nil && before.Class == p.Class {

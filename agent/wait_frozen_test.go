@@ -19,7 +19,7 @@ func (h *host) freeze() {
 	if err := os.MkdirAll(filepath.Dir(h.socket()), 0o700); err != nil {
 		h.t.Fatal(err)
 	}
-	listener, err := net.Listen("unix", h.socket())
+	listener, err := new(net.ListenConfig).Listen(h.t.Context(), "unix", h.socket())
 	if err != nil {
 		h.t.Fatal(err)
 	}

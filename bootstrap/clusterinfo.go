@@ -211,7 +211,7 @@ func (d *ByToken) unsigned(server Endpoint, data map[string]string) error {
 	}
 	if !others {
 		d.unsignedSince = time.Time{}
-		return fmt.Errorf("cluster-info of %s is not signed for any token yet: the cluster has no live bootstrap token for signing, or its controller manager does not run", server)
+		return fault.Passing(fault.Untrusted, makeAnyToken, "cluster-info of %s is not signed for the token %s, nor for any other: the cluster has no live bootstrap token for signing, or its controller manager does not run", server, d.Token.ID)
 	}
 	if d.unsignedSince.IsZero() {
 		d.unsignedSince = time.Now()

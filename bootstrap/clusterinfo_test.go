@@ -157,7 +157,7 @@ func TestByTokenRefuses(t *testing.T) {
 		{"half of the signature", good, clusterInfo(t, signature(detached(header, text, testTokenSecret)[:40])), fault.Untrusted, wrongSignature},
 		{"the signature and more", good, clusterInfo(t, signature(detached(header, text, testTokenSecret)+"A")), fault.Untrusted, wrongSignature},
 		{"not detached", good, clusterInfo(t, signature(strings.Replace(detached(header, text, testTokenSecret), "..", "."+jwsOf(text)+".", 1))), fault.Untrusted, wrongSignature},
-		{"signed for nobody", good, clusterInfo(t, dataOf(t, text)), 0, "is not signed for any token yet"},
+		{"signed for nobody", good, clusterInfo(t, dataOf(t, text)), 0, "is not signed for the token " + testTokenID + ", nor for any other: the cluster has no live bootstrap token"},
 		{"signed for others", good, clusterInfo(t, dataOf(t, text, otherToken)), 0, "is not signed for the token " + testTokenID + " yet"},
 
 		// trust
@@ -323,9 +323,9 @@ func TestByTokenGraceOfTheSigner(t *testing.T) {
 		wantFault(t, try(others), fault.Untrusted, "does not know the bootstrap token "+testTokenID)
 
 		// A signer that has signed nothing may need as long as it likes, and then the grace begins anew.
-		wantFault(t, try(nobody), 0, "not signed for any token yet")
+		wantFault(t, try(nobody), 0, "nor for any other: the cluster has no live bootstrap token")
 		time.Sleep(time.Hour)
-		wantFault(t, try(nobody), 0, "not signed for any token yet")
+		wantFault(t, try(nobody), 0, "nor for any other: the cluster has no live bootstrap token")
 		wantFault(t, try(others), 0, pass)
 		if err := try(dataOf(t, text, otherToken, testToken)); err != nil {
 			t.Errorf("refused once it is signed: %v", err)
@@ -333,6 +333,23 @@ func TestByTokenGraceOfTheSigner(t *testing.T) {
 		time.Sleep(signingGrace)
 		wantFault(t, try(others), 0, pass)
 	})
+}
+
+// Where nobody signs, the token may be dead: that passes, and says what to do for whoever waits no longer, of several
+// servers, too.
+func TestByTokenSignedForNobody(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	unsigned := clusterInfo(t, dataOf(t, kubeconfigOf(testServer, bundleOf(ca))))
+	one, other := serve(t, serverOptions{certificate: ca.issue(t)}, unsigned), serve(t, serverOptions{certificate: ca.issue(t)}, unsigned)
+	busy := serve(t, serverOptions{certificate: ca.issue(t)}, respond(http.StatusServiceUnavailable, nil))
+	for _, servers := range [][]Endpoint{{one.Endpoint}, {one.Endpoint, other.Endpoint}, {busy.Endpoint, other.Endpoint}} {
+		d := &ByToken{Site: Cluster{Endpoints: servers}, Token: testToken, Pins: []Pin{ca.pin()}}
+		_, err := d.Discover(t.Context())
+		wantFault(t, err, 0, "is not signed for the token "+testTokenID+", nor for any other")
+		if class, remedy := fault.ClassOf(err), fault.Remedy(err); class != fault.Untrusted || !strings.Contains(remedy, "nodejoin token create") {
+			t.Errorf("%d servers: class %d, and the remedy is %q", len(servers), class, remedy)
+		}
+	}
 }
 
 func TestByTokenAsksTheServersInTurn(t *testing.T) {

@@ -284,7 +284,8 @@ func (c *Connection) dialInTurn(ctx context.Context) (*dialed, error) {
 	return nil, allFailed(failures)
 }
 
-// allFailed makes one error, on one line, of one for each endpoint. It is final only if all of them are.
+// allFailed makes one error, on one line, of one for each endpoint. It is final only if all of them are. Where one that
+// passes has a class, it has that.
 func allFailed(failures []error) error {
 	if len(failures) == 1 {
 		return failures[0]
@@ -298,7 +299,13 @@ func allFailed(failures []error) error {
 	if final {
 		return fault.New(fault.ClassOf(failures[0]), fault.Remedy(failures[0]), "none of the API servers will do: %s", strings.Join(texts, "; "))
 	}
-	return fmt.Errorf("none of the API servers can be used now: %s", strings.Join(texts, "; "))
+	text := "none of the API servers can be used now: " + strings.Join(texts, "; ")
+	for _, err := range failures {
+		if fault.HasClass(err) && !fault.IsFinal(err) {
+			return fault.Passing(fault.ClassOf(err), fault.Remedy(err), "%s", text)
+		}
+	}
+	return errors.New(text)
 }
 
 // dial opens a connection within connectTimeout.

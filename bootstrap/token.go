@@ -15,6 +15,10 @@ import (
 
 const makeToken = "make a new token on a control-plane node: kubeadm token create --print-join-command"
 
+// makeAnyToken is the remedy where it is not sure that the token is of no use.
+const makeAnyToken = "where there is an administrator's kubeconfig, make a token (nodejoin token create) or a bundle (nodejoin bundle), and give it to this machine; " +
+	"if the cluster has a live token (nodejoin token list), look at the bootstrap-signer-controller of its kube-controller-manager"
+
 var tokenPattern = regexp.MustCompile(api.BootstrapTokenPattern)
 
 // Token is a bootstrap token (https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/): an ID that

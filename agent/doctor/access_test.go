@@ -34,7 +34,7 @@ func TestDiscovery(t *testing.T) {
 			{"rotation", OK, "approved", ""},
 		}},
 		{"nobody signs", beforeJoin(func(_ *testing.T, p *patient) { delete(p.server.clusterInfo, "jws-kubeconfig-"+tokenID) }), []wanted{
-			{"discovery", Failure, "is not signed for any token yet", "kubectl --namespace kube-public"},
+			{"discovery", Failure, "nor for any other: the cluster has no live bootstrap token", "nodejoin token create"},
 		}},
 		{"another secret", beforeJoin(func(_ *testing.T, p *patient) {
 			p.Accesses[0].Discovery.(*bootstrap.ByToken).Token.Secret = bootstrap.NewSecret("0123456789abcdef")

@@ -60,7 +60,7 @@ func TestRealCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.waitFor(t, wanted{"credential", Failure, "is refused (401)", "kubeadm token create"})
-	p.waitFor(t, wanted{"discovery", Failure, "is not signed for any token", "kubectl"})
+	p.waitFor(t, wanted{"discovery", Failure, "nor for any other", "nodejoin token create"})
 }
 
 // waitFor waits until there is a finding: authorizers and controllers take a moment.

@@ -3,7 +3,8 @@
 //
 // The rule that the rest of the code keeps: an error that carries a [Class] is one that waiting cannot mend, so a loop
 // stops on it and the person is told what to do. Every other error is passing (a refused connection, an API server
-// that restarts), and a loop that meets one backs off and tries again.
+// that restarts), and a loop that meets one backs off and tries again. Between the two is what [Passing] makes: it may
+// pass by itself, and a person can end it; it has a class and a remedy for whoever waits no longer.
 //
 // The package is a leaf: it imports nothing of this module, so that every other package can speak in it.
 package fault
@@ -33,6 +34,7 @@ type Error struct {
 	Class  Class
 	Err    error  // the cause, on one line, lower case and without a final period
 	Remedy string // what to do about it, on one line, with the command to run where there is one
+	Passes bool   // it may pass by itself: a loop tries again
 }
 
 // Error returns the cause alone; the remedy is for whoever prints the error.
@@ -44,6 +46,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // New returns an error of the given class. The cause is formatted as by [fmt.Errorf], so %w wraps.
 func New(class Class, remedy, format string, args ...any) error {
 	return &Error{Class: class, Err: fmt.Errorf(format, args...), Remedy: remedy}
+}
+
+// Passing is [New] for an error that may pass by itself.
+func Passing(class Class, remedy, format string, args ...any) error {
+	return &Error{Class: class, Err: fmt.Errorf(format, args...), Remedy: remedy, Passes: true}
 }
 
 // ClassOf returns the class of the outermost classified error in err's chain, [Unexpected] for an error that carries
@@ -58,8 +65,14 @@ func ClassOf(err error) Class {
 	return Unexpected
 }
 
-// IsFinal reports whether err carries a class: waiting cannot mend it.
+// IsFinal reports whether err carries a class and does not pass: waiting cannot mend it.
 func IsFinal(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && !e.Passes
+}
+
+// HasClass reports whether err carries a class, final or not.
+func HasClass(err error) bool {
 	_, ok := errors.AsType[*Error](err)
 	return ok
 }

@@ -22,6 +22,9 @@ func TestClassOf(t *testing.T) {
 		{"wrapped", fmt.Errorf("while joining: %w", denied), Denied, true, "ask again"},
 		{"joined with another", errors.Join(io.ErrClosedPipe, denied), Denied, true, "ask again"},
 		{"the outermost counts", New(Files, "look", "%w", denied), Files, true, "look"},
+		{"passing", Passing(Untrusted, "wait", "not yet"), Untrusted, false, "wait"},
+		{"passing, wrapped", fmt.Errorf("while joining: %w", Passing(Untrusted, "wait", "not yet")), Untrusted, false, "wait"},
+		{"passing, given up", New(Unapproved, "go on", "late: %w", Passing(Untrusted, "wait", "not yet")), Unapproved, true, "go on"},
 		{"unexpected, and final", New(Unexpected, "wait", "late"), Unexpected, true, "wait"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -30,6 +33,9 @@ func TestClassOf(t *testing.T) {
 			}
 			if got := IsFinal(test.err); got != test.final {
 				t.Errorf("final: %t instead of %t", got, test.final)
+			}
+			if got, want := HasClass(test.err), test.final || test.remedy != ""; got != want {
+				t.Errorf("has a class: %t instead of %t", got, want)
 			}
 			if got := Remedy(test.err); got != test.remedy {
 				t.Errorf("remedy %q instead of %q", got, test.remedy)

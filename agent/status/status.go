@@ -92,7 +92,7 @@ type Request struct {
 type Problem struct {
 	Text        string      `json:"text"`             // the cause, on one line
 	Remedy      string      `json:"remedy,omitempty"` // what to do about it, on one line, with the command to run
-	Class       fault.Class `json:"class,omitzero"`   // as the exit status; 0 for one that may pass by itself
+	Class       fault.Class `json:"class,omitzero"`   // as the exit status; 0 for one without, which passes by itself
 	Since       time.Time   `json:"since,omitzero"`
 	Certificate string      `json:"certificate,omitempty"` // whose; "" if of none in particular
 }

@@ -237,7 +237,7 @@ func (s *boots) longOff(ctx context.Context, p *point) {
 		return s.m.says(ctx, 90*time.Second, "no live bootstrap token")
 	})
 	p.check(ctx, "nodejoin status says it, and does not end with 0", func(ctx context.Context) (string, error) {
-		return s.m.statusFails(ctx, 1, "no live bootstrap token")
+		return s.m.statusFails(ctx, 3, "no live bootstrap token", "remedy: .*nodejoin token create")
 	})
 	var pid string
 	p.check(ctx, "the unit is active: it waits, and needs no restart", func(ctx context.Context) (string, error) {
