@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/nodejoin/nodejoin/rotate/group"
 )
 
 const (
@@ -76,8 +78,8 @@ func (h Hook) Digest() string {
 // Run runs the command, without a shell, and waits for it. It gets nothing to read, an environment of its own that says
 // what changed and has nothing of the agent's, and a process group of its own. Its output goes to the log, a line a
 // message. When its time is over, or the context ends, it is asked to end (SIGTERM), and two seconds later it is killed,
-// each with its whole group. Processes that a hook leaves behind when it ends by itself go on. On Windows, where there are
-// neither groups nor signals, the command alone is ended, at once.
+// each with its whole group. Processes that a hook leaves behind when it ends by itself go on. On Windows, where a process
+// is not asked to end, the group is ended at once (see package group).
 //
 // An error says how it ended, and what it said last. It carries no class: a hook undoes nothing, and is run again.
 func (h Hook) Run(ctx context.Context, change Change, log *slog.Logger) error {
@@ -96,21 +98,22 @@ func (h Hook) Run(ctx context.Context, change Change, log *slog.Logger) error {
 	cmd.Dir, cmd.Env = "/", change.environment()
 	cmd.Stdout, cmd.Stderr = output, output // one pipe, so that the lines keep their order
 	cmd.WaitDelay = hookGrace
-	group := ownGroup(cmd)
+	all := group.New(cmd)
 	var asked time.Time // to end
 	cmd.Cancel = func() error {
-		err := group.terminate()
+		err := all.Terminate()
 		if err == nil {
 			asked = time.Now()
 		}
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := all.Start(); err != nil {
 		return fmt.Errorf("cannot run the hook %s: %w", h.Name, err)
 	}
+	defer all.Close() //nolint:errcheck // it fails where there is nothing to let go of
 	err = cmd.Wait()
 	if !asked.IsZero() {
-		group.kill(asked.Add(hookGrace)) // the others of the group may still be there
+		all.KillAt(asked.Add(hookGrace)) // the others of the group may still be there
 	}
 	output.flush()
 	exit, exited := errors.AsType[*exec.ExitError](err)

@@ -9,8 +9,8 @@
 //
 // The program gets nothing to read, an environment of its own, and a time limit, after which it is killed with all that it
 // has started. What it prints is used until it expires, and asked for anew after [Credential.Forget]. A program that others
-// could have changed is not run. What it prints is in no error. On Windows the program is killed alone, and who could have
-// changed it is not looked at.
+// could have changed is not run. What it prints is in no error. On Windows it is not looked at who could have
+// changed it.
 //
 // # How it fails
 //
@@ -35,6 +35,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
+	"github.com/nodejoin/nodejoin/rotate/group"
 )
 
 const (
@@ -118,11 +119,17 @@ const info = `{"apiVersion":"` + apiVersion + `","kind":"` + kind + `","spec":{"
 // alive is how often it is told that a plugin runs, which may do so for as long as the operator allows.
 const alive = 20 * time.Second
 
-// runUnder runs a program. Within its time limit that is progress, see [bootstrap.Progress].
+// runUnder runs a program, and ends with it all that it has started. Within its time limit that is progress, see [bootstrap.Progress].
 func runUnder(limited context.Context, cmd *exec.Cmd) error {
-	if err := cmd.Start(); err != nil {
+	all := group.New(cmd)
+	cmd.Cancel = all.Kill
+	if err := all.Start(); err != nil {
 		return err
 	}
+	defer func() {
+		_ = all.Kill() // what it left behind; mostly there is nothing
+		_ = all.Close()
+	}()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	ticker := time.NewTicker(alive)
@@ -151,12 +158,7 @@ func (c *Credential) run(ctx context.Context) ([]byte, error) {
 	cmd.Args[0] = c.config.Program                                 // a program may go by the name that it is called by
 	cmd.Dir, cmd.Stdout, cmd.WaitDelay = "/", out, grace
 	cmd.Env = append([]string{"PATH=" + path, "HOME=/", "LANG=C", "KUBERNETES_EXEC_INFO=" + info}, c.config.Env...)
-	ownGroup(cmd)
-	cmd.Cancel = func() error { return killGroup(cmd) }
 	err = runUnder(limited, cmd)
-	if cmd.Process != nil {
-		_ = killGroup(cmd) // what it left behind; mostly there is nothing
-	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)

@@ -1,9 +1,6 @@
 package execplugin
 
-import (
-	"io/fs"
-	"os/exec"
-)
+import "io/fs"
 
 const (
 	// path is where the programs are that the plugin runs, whatever the agent was started with.
@@ -12,12 +9,6 @@ const (
 	// top is nothing: a path has a drive.
 	top = ""
 )
-
-// ownGroup does nothing: there are no process groups here.
-func ownGroup(*exec.Cmd) {}
-
-// killGroup kills the command alone. What it has started is not known here, and goes on.
-func killGroup(cmd *exec.Cmd) error { return cmd.Process.Kill() }
 
 func isProgram(info fs.FileInfo) bool { return info.Mode().IsRegular() }
 
