@@ -174,7 +174,7 @@ func (k *keeper) along(ctx context.Context, app *application, prepared func() er
 		return unprepared
 	}
 	if err != nil {
-		return wayError{err}
+		return wayError{k.orInvalid(ctx, app, conn, err)}
 	}
 	app.cluster, app.conn = cluster, conn
 	k.agent.uses(app.way.name)
@@ -293,6 +293,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 	defer k.wakesUp(giveUp)()
 	k.unsent = false
 	var pause backoff
+	var unknown error // the last 401
 	for refusals := 1; ; refusals++ {
 		k.beat()
 		client, err := csr.NewClient(app.conn.Endpoint().URL(), app.way.authenticate(app.conn), k.agent.config.userAgent)
@@ -300,7 +301,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 			return nil, err
 		}
 		chain, err := client.Obtain(waiting, app.request, func(p csr.Progress) {
-			refusals = 0
+			refusals, unknown = 0, nil
 			k.tellBinding(app, p.Username)
 			k.waitsFor(&p)
 			if k.changed != nil && k.changed() { // events may have been missed
@@ -308,9 +309,19 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 			}
 		})
 		refused := errors.Is(err, csr.ErrUnauthorized) || fault.ClassOf(err) == fault.Refused
+		if errors.Is(err, csr.ErrUnauthorized) {
+			unknown = err
+		}
+		// An API server ends the HTTP/2 connection of a user whom it does not know, and that may be faster than its answer.
+		cutOff := mayPass(err) && waiting.Err() == nil && k.whyInvalid(ctx, app, app.conn) != ""
+		if refused = refused || cutOff; cutOff && unknown != nil {
+			err = unknown
+		}
 		switch {
-		case refused && refusals >= refusalLimit:
+		case refused && refusals >= refusalLimit && !mayPass(err):
 			return nil, wayError{k.refused(ctx, app, err)}
+		case refused && refusals >= refusalLimit:
+			return nil, wayError{k.orInvalid(ctx, app, app.conn, err)}
 		case refused:
 			app.conn.Next()
 			if errors.Is(err, csr.ErrUnauthorized) {
@@ -328,6 +339,36 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 		}
 		return nil, k.failed(app, err)
 	}
+}
+
+// mayPass reports whether an error is that of a request that got no answer, such as of a connection that broke.
+func mayPass(err error) bool {
+	return err != nil && !errors.Is(err, csr.ErrUnauthorized) && !fault.HasClass(err) && !isEnd(err) && !isUnproven(err)
+}
+
+// orInvalid returns the error of a way, below what its credential says of itself where that is not valid now: it is why,
+// however the server ends the connection; and it is to be mended in any case.
+func (k *keeper) orInvalid(ctx context.Context, app *application, conn *bootstrap.Connection, err error) error {
+	if fault.HasClass(err) {
+		return err
+	}
+	why := k.whyInvalid(ctx, app, conn)
+	if why == "" {
+		return err
+	}
+	return fault.Passing(fault.Refused, app.way.remedy, "%s cannot be used: %s (%w)", app.way.name, why, err)
+}
+
+// whyInvalid says why the credential of a way is not valid by what it says of itself; "" if it is. conn may be nil.
+func (k *keeper) whyInvalid(ctx context.Context, app *application, conn *bootstrap.Connection) string {
+	if app.way.credential == nil {
+		return ""
+	}
+	var ahead time.Duration
+	if conn != nil {
+		ahead, _ = conn.Skew()
+	}
+	return bootstrap.WhyInvalid(ctx, app.way.credential, k.agent.now(), ahead)
 }
 
 // howToApprove says what ends the wait for approval. A request with a credential for another node is not to be approved

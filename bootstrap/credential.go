@@ -63,6 +63,16 @@ func WhyRefused(ctx context.Context, c Credential, now time.Time, ahead time.Dur
 	return proof.Explain(now, ahead)
 }
 
+// WhyInvalid says why a credential is of no use now by what it says of itself: it has expired, or is not valid yet. ""
+// if it is valid, or does not say. Whatever a connection ended with that it was shown on, this may be why.
+func WhyInvalid(ctx context.Context, c Credential, now time.Time, ahead time.Duration) string {
+	proof, err := c.Proof(ctx)
+	if err != nil || (proof.NotAfter.IsZero() || !now.After(proof.NotAfter)) && !now.Before(proof.NotBefore) {
+		return ""
+	}
+	return proof.Explain(now, ahead)
+}
+
 // ProofError is a failure to come by what a request should show: nothing was sent.
 type ProofError struct{ Err error }
 
