@@ -188,6 +188,12 @@ func usualTokenPaths(root string) []string {
 	return []string{file}
 }
 
+// wasHanded reports whether a file is one that systemd has handed over.
+func wasHanded(path string) bool {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	return dir != "" && filepath.Dir(path) == filepath.Clean(dir)
+}
+
 // readUsualToken reads the token's file where it is looked for.
 func (x *access) readUsualToken(path string, singleUse bool) bootstrap.Token {
 	token := x.readToken(path, singleUse)

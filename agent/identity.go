@@ -206,15 +206,29 @@ func (a *Agent) removeUsedTokens(record *rotate.Record) {
 	if !a.config.hasSingleUse() || record.ObtainedWith == "" {
 		return
 	}
+	note := ""
 	for _, x := range a.config.accesses() {
 		if x.usedUp == "" || x.credential.String() != record.ObtainedWith {
+			continue
+		}
+		if wasHanded(x.usedUp) {
+			note = x.credential.String() + " was used once, and cannot be removed here: it is a systemd credential"
+			a.tell(Notice{Text: note, Remedy: removeHanded})
+			note += "; " + removeHanded
 			continue
 		}
 		if err := os.Remove(x.usedUp); err != nil && !errors.Is(err, os.ErrNotExist) {
 			a.tell(Notice{Text: fmt.Sprintf("the used token could not be removed: %v", err), Remedy: "rm " + x.usedUp})
 		}
 	}
+	a.board.mu.Lock()
+	a.board.unremoved = note
+	a.board.mu.Unlock()
 }
+
+// removeHanded is what to do about a used token that systemd has handed over: what the service sees of it is a copy, which
+// nobody can change (systemd.exec(5), LoadCredential=) and which goes when the service ends.
+const removeHanded = "remove it where it comes from: the file that LoadCredential= or LoadCredentialEncrypted= names (systemctl cat nodejoin), or the credential nodejoin.token of the host"
 
 // repairKubeconfig makes the kubeconfig and the CA bundle for a pair that is there, once that has authenticated to the
 // cluster that they will name: the one that is remembered, else the one that discovery finds.

@@ -28,6 +28,7 @@ type board struct {
 	since      time.Time
 	loaded     time.Time
 	credential string
+	unremoved  string // of a used token that cannot be removed here, as a note for a person
 	endpoints  map[string]status.Endpoint
 	order      []string // of the endpoints, as they were first seen
 	skew       time.Duration
@@ -341,7 +342,7 @@ func (a *Agent) onBoard() status.Status {
 		Version: a.config.options.Version, Running: a.daemon, Since: b.since,
 		Node: b.node, Rotation: string(b.owner), RotationNote: b.ownerNote, Kubeconfig: a.config.paths.Kubeconfig,
 		ConfigFile: a.config.options.ConfigFile, ConfigLoaded: b.loaded,
-		Credential: b.credential, ClockSkew: b.skew, Watching: b.watching, CA: b.trust,
+		Credential: b.credential, CredentialNote: b.unremoved, ClockSkew: b.skew, Watching: b.watching, CA: b.trust,
 	}
 	if a.daemon {
 		s.PID = os.Getpid()

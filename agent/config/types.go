@@ -189,7 +189,8 @@ type BootstrapToken struct {
 	// Default: /etc/nodejoin/token.
 	File string `json:"file,omitempty"`
 
-	// Remove the file once the certificate that it led to was seen to work.
+	// Remove the file once the certificate that it led to was seen to work. A systemd credential cannot be removed by the
+	// service that is given it: then log and status say what to remove.
 	//
 	// Default: false.
 	SingleUse bool `json:"singleUse,omitempty"`

@@ -26,8 +26,10 @@ type Status struct { //nolint:recvcheck // a value that is no pointer must marsh
 
 	Certificates []Certificate `json:"certificates"`         // the node's client certificate first
 	Credential   string        `json:"credential,omitempty"` // used last, as a person knows it: "the bootstrap token abcdef"
-	Endpoints    []Endpoint    `json:"endpoints"`            // in the order in which they are tried
-	CA           CA            `json:"ca"`
+	// CredentialNote says what the agent should have done with a credential, and cannot: a person has to.
+	CredentialNote string     `json:"credentialNote,omitempty"`
+	Endpoints      []Endpoint `json:"endpoints"` // in the order in which they are tried
+	CA             CA         `json:"ca"`
 
 	// ClockSkew is this machine's clock minus the API server's; 0 if it is not known. In JSON it is the number
 	// clockSkewSeconds, with milliseconds behind the point.

@@ -73,6 +73,7 @@ func (s *Status) writeAgent(p *page) {
 	b.add("rotation", optional("by the ", s.Rotation)+optional(": ", s.RotationNote))
 	b.add("kubeconfig", s.Kubeconfig)
 	b.add("credential", optional("used last: ", s.Credential))
+	b.add("", optional("note: ", s.CredentialNote))
 	if s.ClockSkew.Abs() > skewLimit {
 		b.add("clock", skew(s.ClockSkew))
 	}
