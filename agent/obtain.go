@@ -375,7 +375,7 @@ func (k *keeper) whyInvalid(ctx context.Context, app *application, conn *bootstr
 // without a thought: that the approver of the cluster does not do it is what the credential is bound for.
 func (a *Agent) howToApprove(p *csr.Progress) string {
 	approve := "kubectl certificate approve " + p.Name
-	if strings.HasPrefix(p.Username, bootstrap.NodeUser) && p.Username != bootstrap.NodeUser+a.node() {
+	if strings.HasPrefix(p.Username, csr.NodeUser) && p.Username != csr.NodeUser+a.node() {
 		return approve + ", if this is no theft of another node's credential"
 	}
 	return approve
@@ -394,9 +394,9 @@ func verified(app *application) string {
 func (k *keeper) tellBinding(app *application, username string) {
 	switch {
 	case app.way.own:
-	case username == bootstrap.NodeUser+k.agent.node():
+	case username == csr.NodeUser+k.agent.node():
 		k.agent.tell(Notice{Text: "the credential is bound to this node: its user is " + username})
-	case strings.HasPrefix(username, bootstrap.NodeUser):
+	case strings.HasPrefix(username, csr.NodeUser):
 		k.agent.tell(Notice{
 			Text:   fmt.Sprintf("the credential is bound to another node: its user is %s, and nobody approves by himself that it becomes %s", username, k.agent.node()),
 			Remedy: "give the name that it is for with --node-name, or have one made for this node: nodejoin bundle " + k.agent.node(),

@@ -105,9 +105,9 @@ func (a *Agent) askAsNode(ctx context.Context, conn *bootstrap.Connection) (*pro
 		return nil, fmt.Errorf("cannot authenticate as the node: %w", err)
 	case err != nil:
 		return nil, err
-	case user.Username != bootstrap.NodeUser+a.node() || !slices.Contains(user.Groups, "system:nodes"):
+	case user.Username != csr.NodeUser+a.node() || !slices.Contains(user.Groups, csr.NodesGroup):
 		return nil, fault.New(fault.Denied, "look at the API server's authentication configuration: something maps the certificate to another user",
-			"the API server takes this node for %q in %q instead of %q in system:nodes", user.Username, user.Groups, bootstrap.NodeUser+a.node())
+			"the API server takes this node for %q in %q instead of %q in %s", user.Username, user.Groups, csr.NodeUser+a.node(), csr.NodesGroup)
 	}
 	return &proof{mayRotate: user.May(review.Rotate), accessErr: user.MayErr()}, nil
 }

@@ -132,7 +132,7 @@ func (s *source) node() func(context.Context) (string, error) {
 		}
 		text, err := bootstrap.Claim(proof.Token, claim)
 		if err == nil {
-			text, err = csr.ParseNodeName(strings.TrimPrefix(text, bootstrap.NodeUser))
+			text, err = csr.ParseNodeName(strings.TrimPrefix(text, csr.NodeUser))
 		}
 		if err != nil {
 			return "", fault.New(fault.Usage, "give the node's name with --node-name, or have the issuer put it into the claim "+claim, "the node's name is not in %s: %w", s.credential, err)

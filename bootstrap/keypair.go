@@ -15,8 +15,8 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
-// NodeUser is what the names of nodes begin with, as users (https://kubernetes.io/docs/reference/access-authn-authz/node/).
-const NodeUser = "system:node:"
+// nodeUser is what the names of nodes begin with, as users (https://kubernetes.io/docs/reference/access-authn-authz/node/).
+const nodeUser = "system:node:"
 
 // maxKeyPairFile is far above any certificate with its chain and key.
 const maxKeyPairFile = 256 << 10
@@ -121,7 +121,7 @@ func ProofOfCertificate(cert *tls.Certificate) *Proof {
 
 // NodeOf returns the node that a client certificate makes its holder, or lets him ask to become; "" if it is none's.
 func NodeOf(leaf *x509.Certificate) string {
-	node, isNode := strings.CutPrefix(leaf.Subject.CommonName, NodeUser)
+	node, isNode := strings.CutPrefix(leaf.Subject.CommonName, nodeUser)
 	if !isNode {
 		return ""
 	}

@@ -16,9 +16,11 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
+// How the API server knows a node (https://kubernetes.io/docs/reference/access-authn-authz/node/): NodeUser and its name as a user,
+// in the group NodesGroup.
 const (
-	nodeUser  = "system:node:" // and the node's name
-	nodeGroup = "system:nodes"
+	NodeUser   = "system:node:"
+	NodesGroup = "system:nodes"
 )
 
 // keyUsages and extendedUsages are all usages that the API knows (KeyUsage in k8s.io/api/certificates/v1), and what the
@@ -235,12 +237,12 @@ func (m *mistakes) checkSigner(t Template) {
 // checkNode checks what the kubelet's two signers want alike (ValidateKubeletServingCSR and ValidateKubeletClientCSR in
 // k8s.io/kubernetes/pkg/apis/certificates).
 func (m *mistakes) checkNode(t Template, extended certificates.KeyUsage) {
-	node, isNode := strings.CutPrefix(t.CommonName, nodeUser)
+	node, isNode := strings.CutPrefix(t.CommonName, NodeUser)
 	if !isNode || len(validation.IsDNS1123Subdomain(node)) != 0 {
-		m.add("CommonName", "the signer %s wants a common name of the form %sNAME", t.SignerName, nodeUser)
+		m.add("CommonName", "the signer %s wants a common name of the form %sNAME", t.SignerName, NodeUser)
 	}
-	if !slices.Equal(t.Organization, []string{nodeGroup}) {
-		m.add("Organization", "the signer %s wants the organization %s", t.SignerName, nodeGroup)
+	if !slices.Equal(t.Organization, []string{NodesGroup}) {
+		m.add("Organization", "the signer %s wants the organization %s", t.SignerName, NodesGroup)
 	}
 	without := slices.DeleteFunc(slices.Clone(t.Usages), func(u certificates.KeyUsage) bool { return u == certificates.UsageKeyEncipherment })
 	if want := []certificates.KeyUsage{certificates.UsageDigitalSignature, extended}; !slices.Equal(without, want) {

@@ -147,7 +147,7 @@ func explainForbidden(err error, verb string) error {
 			"the credential was not recognised: the API server took this machine for an anonymous user: %w", err)
 	case isAccount:
 		remedy += "nodejoin:kubelet-bootstrap:" + fault.Name(strings.ReplaceAll(account, ":", ".")) + " " + role + "--serviceaccount=" + fault.Word(account)
-	case strings.HasPrefix(user, nodeUser):
+	case strings.HasPrefix(user, NodeUser):
 		remedy = "let its group ask for its own certificate: nodejoin manifests --name-bound | kubectl apply -f -"
 	case user == "" || strings.HasPrefix(user, "system:bootstrap:"):
 		remedy = "bind the user's group to the ClusterRole system:node-bootstrapper: kubectl create clusterrolebinding kubeadm:kubelet-bootstrap " + role + "--group=system:bootstrappers:kubeadm:default-node-token"

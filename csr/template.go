@@ -46,8 +46,8 @@ type Template struct {
 func KubeletClient(nodeName string, lifetime time.Duration) Template {
 	return Template{
 		SignerName:   certificates.KubeAPIServerClientKubeletSignerName,
-		CommonName:   nodeUser + nodeName,
-		Organization: []string{nodeGroup},
+		CommonName:   NodeUser + nodeName,
+		Organization: []string{NodesGroup},
 		Usages:       []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageClientAuth},
 		Lifetime:     lifetime,
 	}
@@ -59,8 +59,8 @@ func KubeletClient(nodeName string, lifetime time.Duration) Template {
 func KubeletServing(nodeName string, dnsNames []string, addresses []netip.Addr, lifetime time.Duration) (Template, error) {
 	t := Template{
 		SignerName:   certificates.KubeletServingSignerName,
-		CommonName:   nodeUser + nodeName,
-		Organization: []string{nodeGroup},
+		CommonName:   NodeUser + nodeName,
+		Organization: []string{NodesGroup},
 		DNSNames:     dnsNames,
 		IPAddresses:  addresses,
 		Usages:       []certificates.KeyUsage{certificates.UsageDigitalSignature, certificates.UsageServerAuth},

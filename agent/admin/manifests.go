@@ -13,13 +13,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/agent/review"
+	"github.com/nodejoin/nodejoin/csr"
 )
-
-// JoinersGroup is the group of identities that can become one node only: whose user name is system:node:NAME, and who are
-// not in system:nodes, so that they may do nothing else.
-const JoinersGroup = "nodejoin:joiners"
-
-const nodesGroup = "system:nodes"
 
 // The names of the ClusterRoles, which several ways share, and of the Role that lets everybody read cluster-info.
 const (
@@ -53,7 +49,7 @@ func (w Ways) Check() error {
 	case w.BootstrapTokens:
 		return checkGroup(w.Group)
 	case strings.HasPrefix(w.Group, "system:"):
-		return fault.New(fault.Usage, "choose a group of your own, as in "+JoinersGroup, "the group %q is Kubernetes' own, and may do more than to join", w.Group)
+		return fault.New(fault.Usage, "choose a group of your own, as in "+review.JoinersGroup, "the group %q is Kubernetes' own, and may do more than to join", w.Group)
 	}
 	return nil
 }
@@ -76,11 +72,11 @@ func (w Ways) Objects() []Object {
 		add(w.bind("bootstrap-tokens:request", requestRole, group), w.bind("bootstrap-tokens:approve", approveAnyRole, group))
 	}
 	if w.NameBound {
-		group := w.groupOr(JoinersGroup)
+		group := w.groupOr(review.JoinersGroup)
 		add(w.bind("name-bound:request", requestRole, group), w.bind("name-bound:approve", approveSelfRole, group))
 	}
 	if w.Rotation {
-		add(Ways{}.bind("rotation:approve", approveSelfRole, nodesGroup))
+		add(Ways{}.bind("rotation:approve", approveSelfRole, csr.NodesGroup))
 	}
 	if w.ClusterInfo {
 		add(clusterInfoAccess()...)

@@ -204,7 +204,7 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 		f.add(Warning, "run it again", "could not find out whether %s is accepted: %s", credential, err)
 		return
 	}
-	if node, isNode := strings.CutPrefix(who.Username, nodeUser); isNode && node != e.Node {
+	if node, isNode := strings.CutPrefix(who.Username, csr.NodeUser); isNode && node != e.Node {
 		f.add(Failure, credential.Remedy(), "%s can become the node %q alone, and this machine is %q", credential, node, e.Node)
 		return
 	}
@@ -213,7 +213,7 @@ func (e *examination) tryCredential(ctx context.Context, f *findings, cluster *b
 		f.add(Failure, bind(who, "kubeadm:kubelet-bootstrap", "system:node-bootstrapper"), "%q may not create certificate signing requests", who.Username)
 		return
 	}
-	itself := who.Username == nodeUser+e.Node && who.May(review.Rotate) // a joiner that can become this node alone
+	itself := who.Username == csr.NodeUser+e.Node && who.May(review.Rotate) // a joiner that can become this node alone
 	if !who.May(review.Join) && !itself {
 		f.add(Warning, bind(who, "kubeadm:node-autoapprove-bootstrap", roleJoin), "nobody approves the requests of %q by itself, unless the cluster has an approver of its own: a person has to", who.Username)
 	}
@@ -228,7 +228,7 @@ func bind(u *review.Subject, name, role string) string {
 	flag, whom := "--user=", u.Username
 	for _, group := range u.Groups {
 		switch {
-		case group == "system:bootstrappers" && flag == "--user=", strings.HasPrefix(group, "system:bootstrappers:"), group == "nodejoin:joiners":
+		case group == "system:bootstrappers" && flag == "--user=", strings.HasPrefix(group, "system:bootstrappers:"), group == review.JoinersGroup:
 			flag, whom = "--group=", group
 		}
 	}

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	nodeUser  = "system:node:"
-	nodeGroup = "system:nodes"
-
 	// The roles that allow to create what package review asks about.
 	roleJoin   = "system:certificates.k8s.io:certificatesigningrequests:nodeclient"
 	roleRotate = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
@@ -91,19 +88,19 @@ func (e *examination) checkRotation(f *findings) {
 		return
 	}
 	user := node.user
-	if user.Username != nodeUser+e.Node || !slices.Contains(user.Groups, nodeGroup) {
+	if user.Username != csr.NodeUser+e.Node || !slices.Contains(user.Groups, csr.NodesGroup) {
 		f.add(Failure, "look at the API server's authentication configuration: something maps the certificate to another user",
-			"the API server takes this node for %q in %q instead of %q in %s", user.Username, user.Groups, nodeUser+e.Node, nodeGroup)
+			"the API server takes this node for %q in %q instead of %q in %s", user.Username, user.Groups, csr.NodeUser+e.Node, csr.NodesGroup)
 		return
 	}
 	f.ok("this machine authenticates as %q", user.Username)
 	if !user.May(review.Request) {
-		f.add(Failure, "have the node authorizer on (--authorization-mode=Node,RBAC), or: kubectl create clusterrolebinding nodejoin:nodes-request --clusterrole=system:node-bootstrapper --group="+nodeGroup,
+		f.add(Failure, "have the node authorizer on (--authorization-mode=Node,RBAC), or: kubectl create clusterrolebinding nodejoin:nodes-request --clusterrole=system:node-bootstrapper --group="+csr.NodesGroup,
 			"this node may not create certificate signing requests: it cannot ask for its next certificate")
 		return
 	}
 	if !user.May(review.Rotate) {
-		f.add(Failure, "kubectl create clusterrolebinding kubeadm:node-autoapprove-certificate-rotation --clusterrole="+roleRotate+" --group="+nodeGroup,
+		f.add(Failure, "kubectl create clusterrolebinding kubeadm:node-autoapprove-certificate-rotation --clusterrole="+roleRotate+" --group="+csr.NodesGroup,
 			"this node's requests for its next certificate are not approved by themselves: a ClusterRoleBinding is missing, and without it the certificate will expire (unless the cluster has an approver of its own)")
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/rotate"
 	"github.com/nodejoin/nodejoin/rotate/pending"
 )
 
@@ -39,41 +40,19 @@ func Create(path string, data []byte) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(filesFault(err), os.Remove(path)) // half of a kubeconfig is none
 	}
-	return syncDir(filepath.Dir(path))
+	if err := pending.SyncDir(filepath.Dir(path)); err != nil {
+		return filesFault(err)
+	}
+	return nil
 }
 
-// Replace puts data in the place of a file, durably: what is there after a crash is the old content or the new, whole.
-// A link stays, and what it leads to is replaced. The file keeps its owner; its mode becomes 0600.
+// Replace puts data in the place of a file, as [rotate.ReplaceSecret] does. Its mode becomes 0600, even if nothing else comes of it.
 func Replace(path string, data []byte) error {
-	path, err := filepath.EvalSymlinks(path)
+	err := os.Chmod(path, 0o600)
+	if err == nil {
+		err = rotate.ReplaceSecret(path, data)
+	}
 	if err != nil {
-		return filesFault(err)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return filesFault(err)
-	}
-	f, err := pending.New(path, 0o600)
-	if err != nil {
-		return filesFault(err)
-	}
-	defer func() { _ = f.Cleanup() }() // does nothing when the file is in its place
-	if uid, gid := ownerOf(info); uid != os.Geteuid() {
-		if err := f.Chown(uid, gid); err != nil {
-			return filesFault(fmt.Errorf("cannot give %s to its owner: %w", path, err))
-		}
-	}
-	if _, err := f.Write(data); err != nil {
-		return filesFault(err)
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil { // which syncs the file
-		return filesFault(err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	if err := pending.SyncDir(dir); err != nil {
 		return filesFault(err)
 	}
 	return nil

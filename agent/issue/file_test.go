@@ -7,6 +7,7 @@ import (
 
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/csr"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 func TestCreateNeverOver(t *testing.T) {
@@ -57,4 +58,26 @@ func TestPendingDamaged(t *testing.T) {
 	if _, err := keep.Request(wish, csr.DefaultAlgorithm); err == nil || err.Error() != keep.Path+want {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestReplace: a link stays, and nobody else may read what it leads to, also where nothing could be written.
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	file, path := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := os.WriteFile(file, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("file", path); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(path, []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	info, statErr := os.Stat(file)
+	target, linkErr := os.Readlink(path)
+	if err != nil || statErr != nil || linkErr != nil || string(data) != "new" || info.Mode() != 0o600 || target != "file" {
+		t.Errorf("got %q, %v, a link to %q: %v, %v, %v", data, info.Mode(), target, err, statErr, linkErr)
+	}
+	expect.Fault(t, Replace(filepath.Join(dir, "none"), nil), fault.Files, "no such file")
 }

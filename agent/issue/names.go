@@ -12,17 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/agent/review"
 	"github.com/nodejoin/nodejoin/csr"
 )
 
 const (
-	// JoinersGroup is the group of the certificates that [NodeTemplate] asks for: bound to
-	// system:node-bootstrapper and to the right to be approved as oneself, and to nothing else.
-	JoinersGroup = "nodejoin:joiners"
-
 	systemPrefix = "system:"
-	nodePrefix   = "system:node:"
-	nodeGroup    = "system:nodes"
 	masters      = "system:masters"
 )
 
@@ -33,7 +28,7 @@ var clientUsages = []certificates.KeyUsage{certificates.UsageDigitalSignature, c
 // of nodes, so that the cluster approves its holder's request for that node by itself, and for no other.
 func NodeTemplate(node, group string, lifetime time.Duration) csr.Template {
 	return csr.Template{
-		SignerName: certificates.KubeAPIServerClientSignerName, CommonName: nodePrefix + node, Organization: []string{group},
+		SignerName: certificates.KubeAPIServerClientSignerName, CommonName: csr.NodeUser + node, Organization: []string{group},
 		Usages: clientUsages, Lifetime: lifetime,
 	}
 }
@@ -54,7 +49,7 @@ func CheckUser(name string) error {
 	}
 	if strings.HasPrefix(name, systemPrefix) {
 		why := "names that begin with system: are those of Kubernetes' own components"
-		if node, isNode := strings.CutPrefix(name, nodePrefix); isNode {
+		if node, isNode := strings.CutPrefix(name, csr.NodeUser); isNode {
 			return fault.New(fault.Usage, "for a machine: nodejoin bundle "+node, "the user name %q is a node's: %s", name, why)
 		}
 		return fault.New(fault.Usage, remedy, "the user name %q is refused: %s", name, why)
@@ -85,12 +80,12 @@ func CheckGroups(groups []string) error {
 
 // CheckJoiners refuses a group with which a bundle would be more than a way to join.
 func CheckJoiners(group string) error {
-	const remedy = "leave --group out, or give one that has no other rights, for example " + JoinersGroup
+	const remedy = "leave --group out, or give one that has no other rights, for example " + review.JoinersGroup
 	if mistake := mistakeOf(group); mistake != "" {
 		return fault.New(fault.Usage, remedy, "the group %s", mistake)
 	}
-	if group == nodeGroup {
-		return fault.New(fault.Usage, remedy, "the group %s is refused: the bundle would be the node itself, and not a way to become it", nodeGroup)
+	if group == csr.NodesGroup {
+		return fault.New(fault.Usage, remedy, "the group %s is refused: the bundle would be the node itself, and not a way to become it", csr.NodesGroup)
 	}
 	if strings.HasPrefix(group, systemPrefix) {
 		return fault.New(fault.Usage, remedy, "the group %q is refused: groups that begin with system: are Kubernetes' own", group)

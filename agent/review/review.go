@@ -31,6 +31,10 @@ const (
 	Rotate  = "selfnodeclient"
 )
 
+// JoinersGroup is the group of identities that can become one node only: whose user name is that of the node, and who are not
+// in the group of nodes, so that they may do nothing else.
+const JoinersGroup = "nodejoin:joiners"
+
 // ErrForbidden is wrapped in the error of a review that the API server forbids.
 var ErrForbidden = errors.New("forbidden")
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/csr"
 )
 
 const (
@@ -210,9 +211,6 @@ func essence(p *Problem) Problem {
 	return Problem{Text: p.Text, Class: p.Class}
 }
 
-// nodeUser is what the user name of a node begins with.
-const nodeUser = "system:node:"
-
 // waits tells what a certificate's request waits for, and who can act. A request with a credential for another node is not to
 // be approved without a thought.
 func (c *Certificate) waits(node string, now time.Time, tell timekeeping) finding {
@@ -233,7 +231,7 @@ func (c *Certificate) waits(node string, now time.Time, tell timekeeping) findin
 	if !r.Approved {
 		f.text = "nobody has approved its request" + tell.since(since, now)
 		f.remedy = "kubectl certificate approve " + r.Name
-		if strings.HasPrefix(r.Username, nodeUser) && r.Username != nodeUser+node {
+		if strings.HasPrefix(r.Username, csr.NodeUser) && r.Username != csr.NodeUser+node {
 			f.remedy += ", if this is no theft of another node's credential"
 		}
 		if r.Username != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/nodejoin/nodejoin/agent/admin/cloudinit"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/issue"
+	"github.com/nodejoin/nodejoin/agent/review"
 	"github.com/nodejoin/nodejoin/csr"
 )
 
@@ -59,7 +60,7 @@ Whoever holds the file can become that node until it expires. A certificate cann
 	f.StringVar(&o.out, "out", "-", "file to make, mode 0600; - is standard output")
 	o.userData.addFlags(f)
 	f.StringVar(&o.server, "server", "", "API server as the node reaches it, HOST:PORT (default the kubeconfig's)")
-	f.StringVar(&o.group, "group", issue.JoinersGroup, "group that the certificate is in")
+	f.StringVar(&o.group, "group", review.JoinersGroup, "group that the certificate is in")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "the administrator's kubeconfig (default as kubectl: KUBECONFIG, ~/.kube/config)")
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait for the cluster's signer")
 	return cmd
@@ -174,13 +175,13 @@ func (p *program) bundleNotes(ctx context.Context, o *bundleOptions, place *clus
 		issued.Leaf.NotAfter.Format(time.RFC3339), inWords(time.Until(issued.Leaf.NotAfter).Round(time.Minute)))
 	p.longerNote(issued, o.ttl)
 	place.loopbackNote(p, "the machine")
-	allowed, err := place.admin.MayJoin(ctx, "system:node:"+o.node, []string{o.group, "system:authenticated"})
+	allowed, err := place.admin.MayJoin(ctx, csr.NodeUser+o.node, []string{o.group, "system:authenticated"})
 	switch {
 	case err != nil:
 		p.say("note: it could not be seen whether the group %s may join: %s", o.group, oneLine(err.Error()))
 	case !allowed:
 		manifests := "nodejoin manifests --name-bound"
-		if o.group != issue.JoinersGroup {
+		if o.group != review.JoinersGroup {
 			manifests += " --group " + o.group
 		}
 		p.note("the group "+o.group+" may not join yet", manifests+" | kubectl apply -f -")

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodejoin/nodejoin/agent/admin"
+	"github.com/nodejoin/nodejoin/agent/review"
 )
 
 func (p *program) manifestsCommand() *cobra.Command {
@@ -34,10 +35,10 @@ A cluster that kubeadm made has what bootstrap tokens, rotation and cluster-info
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.BoolVar(&ways.BootstrapTokens, "bootstrap-tokens", false, "joining with a bootstrap token, as any node")
-	f.BoolVar(&ways.NameBound, "name-bound", false, "joining with an identity that can become one node only: the user system:node:NAME in the group "+admin.JoinersGroup)
+	f.BoolVar(&ways.NameBound, "name-bound", false, "joining with an identity that can become one node only: the user system:node:NAME in the group "+review.JoinersGroup)
 	f.BoolVar(&ways.Rotation, "rotation", false, "getting the next certificate with the present one")
 	f.BoolVar(&ways.ClusterInfo, "cluster-info", false, "reading kube-public/cluster-info, by which a bootstrap token finds the cluster")
-	f.StringVar(&ways.Group, "group", "", "group of the joiners (default "+admin.DefaultTokenGroup+" for --bootstrap-tokens, "+admin.JoinersGroup+" for --name-bound)")
+	f.StringVar(&ways.Group, "group", "", "group of the joiners (default "+admin.DefaultTokenGroup+" for --bootstrap-tokens, "+review.JoinersGroup+" for --name-bound)")
 	return cmd
 }
 
