@@ -3,7 +3,6 @@
 package rotate
 
 import (
-	"crypto/tls"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -330,31 +328,7 @@ func TestSlotReaders(t *testing.T) {
 	store, _ := newStore(t)
 	slot := aSlot(store)
 	must(t, slot.Commit(pairNo(t, 0), testTime))
-	stop := make(chan struct{})
-	var readers sync.WaitGroup
-	until := func(look func() error) {
-		readers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := look(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	until(func() error {
-		data, err := os.ReadFile(filepath.Join(slot.dir, slot.currentName()))
-		if err == nil {
-			_, err = tls.X509KeyPair(data, data)
-		}
-		return err
-	})
-	until(func() error {
+	r := readersOf(t, func() error { return readAsKubelet(slot.dir, slot.currentName()) }, func() error {
 		found, err := aSlot(NewStore(testPaths(store.paths.Root))).Load() // of another process, which has no lock
 		switch {
 		case err != nil:
@@ -366,14 +340,12 @@ func TestSlotReaders(t *testing.T) {
 		}
 		return nil
 	})
+	defer r.end()
 	for i := range 200 {
-		if err := slot.Commit(pairNo(t, i%3), testTime); err != nil {
-			t.Error(err)
-			break
-		}
+		must(t, slot.Commit(pairNo(t, i%3), testTime))
+		r.catchUp()
 	}
-	close(stop)
-	readers.Wait()
+	r.end()
 	if found := mustFind(t, slot); found.StaleCopy || found.Pair.Fingerprint() != pairNo(t, 199%3).Fingerprint() {
 		t.Errorf("got %+v", found)
 	}

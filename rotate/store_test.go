@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,61 +133,25 @@ func TestReaders(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
 	commit(t, store, pairNo(t, 0), testTime)
-	stop := make(chan struct{})
-	var readers sync.WaitGroup
-	var reads [2]atomic.Int64
-	readers.Go(func() { countUntil(stop, &reads[0], func() bool { return readAsKubelet(t, store) }) })
-	readers.Go(func() { countUntil(stop, &reads[1], func() bool { return loadWhole(t, store) }) })
-	defer readers.Wait()
-	defer close(stop)
+	r := readersOf(t, func() error { return readAsKubelet(store.paths.CertDir, currentName) }, func() error {
+		disk, err := store.Load()
+		return errors.Join(err, diskError(disk))
+	})
+	defer r.end()
 	for i := range 200 {
-		before := [2]int64{reads[0].Load(), reads[1].Load()}
 		commit(t, store, pairNo(t, i%3), testTime)
-		// What a reader found under the link stays for one commit more. No reader is slower than that, but on a machine
-		// with much to do, where 200 commits take no longer than one read.
-		for n := range reads {
-			for reads[n].Load() == before[n] && !t.Failed() {
-				time.Sleep(10 * time.Microsecond)
-			}
-		}
+		r.catchUp()
 	}
 	wantWhole(t, store, pairNo(t, 199%3))
 }
 
-// countUntil reads again and again, and counts the reads that went well, until one does not.
-func countUntil(stop chan struct{}, reads *atomic.Int64, read func() bool) {
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		if !read() {
-			return
-		}
-		reads.Add(1)
-	}
-}
-
 // readAsKubelet reads the link as a kubelet's process does, with one opening of the file.
-func readAsKubelet(t *testing.T, store *Store) bool {
-	data, err := os.ReadFile(filepath.Join(store.paths.CertDir, currentName))
+func readAsKubelet(dir, link string) error {
+	data, err := os.ReadFile(filepath.Join(dir, link))
 	if err == nil {
 		_, err = tls.X509KeyPair(data, data)
 	}
-	if err != nil {
-		t.Errorf("reading: %v", err)
-	}
-	return err == nil
-}
-
-func loadWhole(t *testing.T, store *Store) bool {
-	disk, err := store.Load()
-	if err := errors.Join(err, diskError(disk)); err != nil {
-		t.Errorf("loading: %v", err)
-		return false
-	}
-	return true
+	return err
 }
 
 func diskError(disk *Disk) error {

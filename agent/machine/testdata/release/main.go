@@ -25,13 +25,18 @@ func main() {
 	fmt.Println(before, after)
 }
 
+// fileInMemory returns how much of files is in memory, also of those in a tmpfs.
 func fileInMemory() (kB int) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		panic(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		_, _ = fmt.Sscanf(line, "RssFile: %d kB", &kB)
+		for _, kind := range []string{"RssFile", "RssShmem"} {
+			var size int
+			_, _ = fmt.Sscanf(line, kind+": %d kB", &size)
+			kB += size
+		}
 	}
 	return kB
 }
