@@ -192,7 +192,7 @@ func (a *Agent) successor(d *Daemon) (*Agent, error) {
 		return nil, err
 	}
 	if d.filled && sizeOf(d.ConfigFile) == 0 { // whoever writes it anew got no further yet, perhaps
-		return nil, fault.New(fault.Usage, "put it back; to go on without it: systemctl restart nodejoin", "the configuration file %s is missing or empty", d.ConfigFile)
+		return nil, fault.New(fault.Usage, "put it back; to go on without it: nodejoin service restart", "the configuration file %s is missing or empty", d.ConfigFile)
 	}
 	next := d.agent(config)
 	if _, err := next.loadIdentity(); fault.IsFinal(err) {

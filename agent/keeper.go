@@ -353,7 +353,7 @@ func (k *keeper) deniedUntil(denied *rotate.Denial) error {
 		k.askAt = denied.At.Add(pause)
 		again = "asked for again at " + k.askAt.UTC().Format(time.RFC3339)
 	}
-	return fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force (or systemctl reload nodejoin)",
+	return fault.New(fault.Denied, "when the reason is gone, ask again with a new key: nodejoin join --force",
 		"%w: %s: %s; %s", csr.ErrDenied, denied.Request, denied.Reason, again)
 }
 

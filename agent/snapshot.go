@@ -184,7 +184,7 @@ func (a *Agent) hookEnded(name, what string, err error) {
 		delete(a.board.failed, key)
 		return
 	}
-	a.board.failed[key] = status.Problem{Text: err.Error(), Remedy: "mend it; it is run again after the next change, or after: systemctl restart nodejoin", Since: a.now()}
+	a.board.failed[key] = status.Problem{Text: err.Error(), Remedy: "mend it; it is run again after the next change, or after: nodejoin service restart", Since: a.now()}
 }
 
 // problem returns a failure as the status shows it: since when the same has been so.

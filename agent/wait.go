@@ -192,7 +192,7 @@ func (w *Wait) unproven(s *status.Status, c *status.Certificate) error {
 	case disk.Pair == nil:
 		return errors.New("the certificate on disk is being replaced")
 	case !disk.Whole():
-		return fault.New(fault.Unexpected, "start the agent, which makes it anew: systemctl start nodejoin", "the kubeconfig %s is missing or damaged", w.config.paths.Kubeconfig)
+		return fault.New(fault.Unexpected, "start the agent, which makes it anew: nodejoin service start", "the kubeconfig %s is missing or damaged", w.config.paths.Kubeconfig)
 	case !s.Running || disk.Record.Verified == disk.Pair.Fingerprint():
 		return nil
 	case c.Problem == nil:

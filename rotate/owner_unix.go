@@ -95,7 +95,7 @@ func (s *Store) Lock() (*Lock, error) {
 		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			closed := dir.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fault.New(fault.Held, "see which: fuser -v "+s.paths.StateDir+"; wait for it or stop it (systemctl stop nodejoin)", "another nodejoin is at work on this machine (it holds %s)", s.paths.StateDir)
+				return nil, fault.New(fault.Held, "see which: fuser -v "+s.paths.StateDir+"; wait for it or stop it (nodejoin service stop)", "another nodejoin is at work on this machine (it holds %s)", s.paths.StateDir)
 			}
 			return nil, errors.Join(fmt.Errorf("cannot lock the state directory: %w", err), closed)
 		}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/machine"
 	"github.com/nodejoin/nodejoin/csr"
 )
@@ -56,7 +57,7 @@ func (e *examination) checkKubelet(f *findings) {
 		f.skip("no kubelet runs, and %s is missing", e.on(e.KubeletConfig))
 		return
 	case err != nil:
-		f.fail(Warning, err, "look at the kubelet's configuration and its log: journalctl --unit kubelet")
+		f.fail(Warning, err, "look at the kubelet's configuration and its log")
 		return
 	}
 	e.checkOwnerOfRotation(f, k)
@@ -72,10 +73,10 @@ func (e *examination) checkKubelet(f *findings) {
 func (e *examination) checkOwnerOfRotation(f *findings, k *machine.Kubelet) {
 	switch rotates, why := k.RotatesItself(); {
 	case e.Rotation == "agent" && rotates:
-		f.add(Warning, "set rotateCertificates: false in the kubelet's configuration and restart it (systemctl restart kubelet), or set rotation: kubelet in nodejoin's",
+		f.add(Warning, "set rotateCertificates: false in the kubelet's configuration and restart it ("+fault.Restart("kubelet")+"), or set rotation: kubelet in nodejoin's",
 			"both the agent and the kubelet are to rotate the client certificate: %s", why)
 	case e.Rotation == "kubelet" && !rotates:
-		f.add(Failure, "set rotateCertificates: true in the kubelet's configuration and restart it (systemctl restart kubelet), or set rotation: agent in nodejoin's",
+		f.add(Failure, "set rotateCertificates: true in the kubelet's configuration and restart it ("+fault.Restart("kubelet")+"), or set rotation: agent in nodejoin's",
 			"nobody rotates the client certificate: the agent leaves it to the kubelet, and %s", why)
 	case rotates:
 		f.ok("the kubelet rotates the client certificate: %s", why)
@@ -240,7 +241,7 @@ func (e *examination) checkLock(ctx context.Context, f *findings) {
 	case !slices.Contains(arguments, "run"):
 		f.add(Warning, "wait for it", "another nodejoin is at work on this machine (PID %d)", pid)
 	case !e.answers(ctx):
-		f.add(Warning, "see what it says: journalctl --unit "+unit+"; if it hangs: systemctl restart "+unit, "the agent runs (PID %d) but does not answer at %s", pid, e.socket())
+		f.add(Warning, "see what it says: "+fault.Log()+"; if it hangs: nodejoin service restart", "the agent runs (PID %d) but does not answer at %s", pid, e.socket())
 	default:
 		f.ok("the agent runs (PID %d) and answers", pid)
 	}

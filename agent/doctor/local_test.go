@@ -35,7 +35,7 @@ func TestKubelet(t *testing.T) {
 			p.Serving = []string{"/a/link.pem"}
 			p.kubelet(t, "serverTLSBootstrap: true\n")
 		}, []wanted{{"kubelet", Warning, "both the agent and the kubelet are to keep the kubelet's serving certificate", "serverTLSBootstrap: false"}}},
-		{"a configuration that is damaged", func(t *testing.T, p *patient) { p.kubelet(t, "rotateCertificates: 7\n") }, []wanted{{"kubelet", Warning, "rotateCertificates is no boolean", "journalctl"}}},
+		{"a configuration that is damaged", func(t *testing.T, p *patient) { p.kubelet(t, "rotateCertificates: 7\n") }, []wanted{{"kubelet", Warning, "rotateCertificates is no boolean", "its log"}}},
 		{"none runs", func(t *testing.T, p *patient) { p.process(t, 812, "sleep", "sleep") }, []wanted{{"kubelet", Skipped, "none runs", ""}, {"kubelet", OK, "the agent rotates", ""}}},
 		{"there is none", func(t *testing.T, p *patient) {
 			p.process(t, 812, "sleep", "sleep")
@@ -94,7 +94,7 @@ func TestServiceAndLock(t *testing.T) {
 		{"the agent does not answer", func(t *testing.T, p *patient) {
 			p.lock(t, 0)
 			p.process(t, 77, "nodejoin", "/usr/bin/nodejoin", "run")
-		}, []wanted{{"lock", Warning, "the agent runs (PID 77) but does not answer", "systemctl restart"}}},
+		}, []wanted{{"lock", Warning, "the agent runs (PID 77) but does not answer", "nodejoin service restart"}}},
 		{"a join holds it", func(t *testing.T, p *patient) {
 			p.lock(t, 0)
 			p.process(t, 77, "nodejoin", "nodejoin", "join", "api:6443")

@@ -84,7 +84,7 @@ func explain(err error, socket string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fault.New(fault.Usage, "run it as root, or as the user that the agent runs as", "this user may not ask the agent: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fault.New(fault.Unexpected, "look at its log (journalctl -u nodejoin), then: systemctl restart nodejoin", "the agent does not answer on %s: %w", socket, err)
+		return fault.New(fault.Unexpected, "look at its log ("+fault.Log()+"), then: nodejoin service restart", "the agent does not answer on %s: %w", socket, err)
 	}
 	return fmt.Errorf("cannot ask the agent: %w", err)
 }

@@ -73,7 +73,7 @@ var situations = []struct {
 	},
 	{
 		"not-joined-not-running", &Status{Certificates: []Certificate{{Name: "kubelet-client", State: Missing, Message: "this machine has no certificate yet"}}}, 1, false,
-		"kubelet-client: this machine has no certificate yet; remedy: start the agent (systemctl start nodejoin), or join by hand: nodejoin join",
+		"kubelet-client: this machine has no certificate yet; remedy: start the agent (nodejoin service start), or join by hand: nodejoin join",
 	},
 	{
 		"under-way-not-running", &Status{Node: "node-7", Certificates: []Certificate{{
@@ -182,7 +182,7 @@ var situations = []struct {
 		"unreadable-not-running", &Status{Node: "node-7", Certificates: []Certificate{{
 			Name: "kubelet-client", State: Unreadable, Message: "the certificate on disk cannot be used: no PEM block", Path: "/var/lib/kubelet/pki/kubelet-client-current.pem",
 		}}}, 8, false,
-		"kubelet-client: the certificate on disk cannot be used: no PEM block; remedy: start the agent (systemctl start nodejoin), or join by hand: nodejoin join",
+		"kubelet-client: the certificate on disk cannot be used: no PEM block; remedy: start the agent (nodejoin service start), or join by hand: nodejoin join",
 	},
 	{
 		"clock", change(healthy(), func(s *Status) {
@@ -213,7 +213,7 @@ var situations = []struct {
 	},
 	{
 		"stuck", change(healthy(), func(s *Status) { s.Beat = ago(7 * time.Minute) }), 1, true,
-		"the agent has made no progress since 2026-11-24T02:53:00Z; remedy: look at its log (journalctl -u nodejoin), then: systemctl restart nodejoin",
+		"the agent has made no progress since 2026-11-24T02:53:00Z; remedy: look at its log (journalctl -u nodejoin), then: nodejoin service restart",
 	},
 	{
 		"several-things", change(healthy(), func(s *Status) {

@@ -164,7 +164,7 @@ func (s *Status) findings(now time.Time, tell timekeeping) []finding {
 	if s.Running && !s.Alive(now) {
 		all = append(all, finding{
 			text:   "the agent has made no progress" + tell.since(s.lastBeat(), now),
-			remedy: "look at its log (journalctl -u nodejoin), then: systemctl restart nodejoin", class: fault.Unexpected,
+			remedy: "look at its log (" + fault.Log() + "), then: nodejoin service restart", class: fault.Unexpected,
 		})
 	}
 	if len(s.Certificates) == 0 {
@@ -268,7 +268,7 @@ func (c *Certificate) unusable(now time.Time, running bool) finding {
 	case c.State == NotYetValid:
 		f.remedy = "check this machine's clock: timedatectl"
 	case !running:
-		f.remedy = "start the agent (systemctl start nodejoin), or join by hand: nodejoin join"
+		f.remedy = "start the agent (nodejoin service start), or join by hand: nodejoin join"
 	}
 	return f
 }

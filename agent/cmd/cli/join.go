@@ -94,7 +94,7 @@ func checkForce(ctx context.Context, cmd *cobra.Command, config *agent.Config, a
 	if len(given) == 0 || !agent.IsRunning(ctx, config) {
 		return nil
 	}
-	return fault.New(fault.Usage, "put it into the configuration file, or stop the agent first: systemctl stop nodejoin",
+	return fault.New(fault.Usage, "put it into the configuration file, or stop the agent first: nodejoin service stop",
 		"an agent runs on this machine, and its configuration says how it joins: %s cannot be heeded", strings.Join(given, ", "))
 }
 
