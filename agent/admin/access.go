@@ -3,10 +3,13 @@ package admin
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	authentication "k8s.io/api/authentication/v1"
 	authorization "k8s.io/api/authorization/v1"
 	certificates "k8s.io/api/certificates/v1"
+
+	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
 // WhoAmI returns the username that the API server knows the kubeconfig's user by.
@@ -32,4 +35,53 @@ func (c *Client) MayJoin(ctx context.Context, user string, groups []string) (boo
 		}
 	}
 	return true, nil
+}
+
+// CheckApprover returns an error of [fault.Refused], with what is missing, where the kubeconfig's user may not approve the
+// requests of a signer. That takes two rights, and the second one for the signer's name or for all of its domain:
+// https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization
+func (c *Client) CheckApprover(ctx context.Context, signer string) error {
+	const signers, requests = "signers", "certificatesigningrequests"
+	domain, _, _ := strings.Cut(signer, "/")
+	var missing []string
+	for _, right := range []struct {
+		what string
+		any  []authorization.ResourceAttributes // one of which is enough
+	}{
+		{"update " + requests + "/approval", []authorization.ResourceAttributes{
+			{Verb: "update", Group: certificates.GroupName, Resource: requests, Subresource: "approval"},
+		}},
+		{"approve " + signers + "/" + signer, []authorization.ResourceAttributes{
+			{Verb: "approve", Group: certificates.GroupName, Resource: signers, Name: signer},
+			{Verb: "approve", Group: certificates.GroupName, Resource: signers, Name: domain + "/*"},
+		}},
+	} {
+		allowed, err := c.mayOneOf(ctx, right.any)
+		if err != nil {
+			return err
+		}
+		if !allowed {
+			missing = append(missing, right.what)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	// Of one right on signers kubectl auth can-i says no in any case: they are no resource that the API server lists.
+	return fault.New(fault.Refused, "use a kubeconfig whose user may (--kubeconfig), or have it allowed; to see what yours may: kubectl auth can-i --list",
+		"your user may not %s, and nothing was asked for", strings.Join(missing, ", nor "))
+}
+
+// mayOneOf reports whether the kubeconfig's user may do one of some things.
+func (c *Client) mayOneOf(ctx context.Context, things []authorization.ResourceAttributes) (bool, error) {
+	for _, thing := range things {
+		review := authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &thing}}
+		if err := c.Create(ctx, &review); err != nil {
+			return false, fmt.Errorf("cannot see what you may do: %w", err)
+		}
+		if review.Status.Allowed {
+			return true, nil
+		}
+	}
+	return false, nil
 }

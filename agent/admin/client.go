@@ -62,6 +62,8 @@ func kindOf(object runtime.Object) kind {
 	switch object.(type) { // of which there are none to be read
 	case *authentication.SelfSubjectReview:
 		return kind{authentication.SchemeGroupVersion, "SelfSubjectReview", "selfsubjectreviews"}
+	case *authorization.SelfSubjectAccessReview:
+		return kind{authorization.SchemeGroupVersion, "SelfSubjectAccessReview", "selfsubjectaccessreviews"}
 	case *authorization.SubjectAccessReview:
 		return kind{authorization.SchemeGroupVersion, "SubjectAccessReview", "subjectaccessreviews"}
 	}

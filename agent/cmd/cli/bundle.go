@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
 
@@ -86,6 +87,9 @@ func (p *program) bundle(ctx context.Context, o *bundleOptions, name string) err
 	}
 	ctx, stop := untilSignal(ctx)
 	defer stop()
+	if err := place.admin.CheckApprover(ctx, certificates.KubeAPIServerClientSignerName); err != nil {
+		return err
+	}
 	key, err := csr.GenerateKey(csr.DefaultAlgorithm)
 	if err != nil {
 		return err

@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nodejoin/nodejoin/agent"
 	"github.com/nodejoin/nodejoin/agent/admin"
+	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/agent/issue"
 	"github.com/nodejoin/nodejoin/csr"
 )
@@ -117,6 +119,9 @@ func (p *program) user(cmd *cobra.Command, o *userOptions) error {
 	}
 	ctx, stop := untilSignal(cmd.Context())
 	defer stop()
+	if err := o.checkApprover(ctx, place); err != nil {
+		return err
+	}
 	keep, key := issue.Pending{Path: o.file() + issue.PendingSuffix}, issue.Key{Path: o.keyPath}
 	if request == nil {
 		if request, err = keep.Request(issue.UserTemplate(o.name, o.groups, o.lifetime), csr.Algorithm(o.algorithm)); err != nil {
@@ -162,6 +167,18 @@ func (o *userOptions) giveUp(keep issue.Pending, kept bool, err error) error {
 		if failed := keep.Done(); failed != nil {
 			return failed
 		}
+	}
+	return err
+}
+
+// checkApprover refuses --approve of a user who may not, before anything is made.
+func (o *userOptions) checkApprover(ctx context.Context, place *cluster) error {
+	if !o.approve {
+		return nil
+	}
+	err := place.admin.CheckApprover(ctx, certificates.KubeAPIServerClientSignerName)
+	if fault.ClassOf(err) == fault.Refused {
+		return fault.New(fault.Refused, "leave --approve out, and have somebody approve who may; or "+fault.Remedy(err), "%w", err)
 	}
 	return err
 }

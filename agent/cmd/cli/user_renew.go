@@ -34,14 +34,17 @@ func (p *program) renewUser(cmd *cobra.Command, o *userOptions) error {
 		return fault.New(fault.Usage, "give an administrator's kubeconfig of the same cluster with --kubeconfig",
 			"the kubeconfig %s is of another cluster than that of %s: their CAs differ", o.renew, place.admin.Kubeconfig())
 	}
+	ctx, stop := untilSignal(cmd.Context())
+	defer stop()
+	if err := o.checkApprover(ctx, place); err != nil {
+		return err
+	}
 	keep := issue.Pending{Path: o.renew + issue.PendingSuffix}
 	request, err := o.renewalRequest(owned, keep)
 	if err != nil {
 		return err
 	}
 	inline := owned.KeyPath == ""
-	ctx, stop := untilSignal(cmd.Context())
-	defer stop()
 	issued, err := p.issueUser(ctx, o, place, request)
 	if err != nil {
 		return o.giveUp(keep, inline, err)
