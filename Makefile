@@ -55,8 +55,9 @@ demo: deps controlplane ## join a node to a real control plane, step by step (KE
 bench: deps build controlplane ## measure joining and waiting against the reference
 	$(GO) run ./test/bench
 
+# The tool is compiled as the program is, so that each package is compiled once, in whatever directory the clone is.
 packages: ## make dist: deb, rpm, archives, bill of materials, checksums (VERSION, PLATFORMS=linux/amd64, FORMATS=deb, DIST)
-	$(GO) run ./packaging/cmd/packages -version '$(VERSION)' -epoch '$(SOURCE_DATE_EPOCH)' -ldflags '$(LDFLAGS)' \
+	CGO_ENABLED=0 $(GO) run -trimpath ./packaging/cmd/packages -version '$(VERSION)' -epoch '$(SOURCE_DATE_EPOCH)' -ldflags '$(LDFLAGS)' \
 		-platforms '$(PLATFORMS)' -formats '$(FORMATS)' -out '$(DIST)'
 
 packages-test: ## as root on Debian: packages built twice are equal, lint, install, upgrade, remove, and come from signed repositories

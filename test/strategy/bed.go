@@ -45,8 +45,8 @@ type Bed struct {
 // proxyName is the common name of the proxy's client certificate, which the API server must be told.
 const proxyName = "nginx"
 
-// audience is the API server's name as a client of the OpenID Connect provider.
-const audience = "nodejoin"
+// Audience is the API server's name as a client of the OpenID Connect provider.
+const Audience = "nodejoin"
 
 // Start starts what the strategies need. Nothing runs after an error.
 func Start(ctx context.Context, o Options) (*Bed, error) {
@@ -82,10 +82,10 @@ func (b *Bed) start(ctx context.Context) (err error) {
 	}
 	b.flags, b.reviewed, b.proxied = newTokens(b.nodes), newTokens(b.nodes), newTokens(b.nodes)
 	if b.any(func(s Strategy) bool { return strings.HasPrefix(s.Name, "oidc") || s.Name == "exec" }) {
-		if b.Provider, err = StartProvider(ctx, b.path("provider")); err != nil {
+		if b.Provider, err = StartProvider(ctx, b.path("provider"), "127.0.0.1"); err != nil {
 			return err
 		}
-		b.Provider.Register(Client{ID: audience, Secret: rand.Text()})
+		b.Provider.Register(Client{ID: Audience, Secret: rand.Text()})
 	}
 	if b.any(func(s Strategy) bool { return s.config || s.Name == "webhook" }) {
 		if err := b.startConfig(ctx); err != nil {
@@ -129,7 +129,7 @@ func (b *Bed) startFlags(ctx context.Context) (err error) {
 	}
 	if b.any(func(s Strategy) bool { return slices.Contains(s.flags, "--oidc-") }) {
 		o.APIServerArgs = append(o.APIServerArgs,
-			"--oidc-issuer-url="+b.Provider.Issuer, "--oidc-client-id="+audience, "--oidc-ca-file="+b.Provider.CA.CertFile,
+			"--oidc-issuer-url="+b.Provider.Issuer, "--oidc-client-id="+Audience, "--oidc-ca-file="+b.Provider.CA.CertFile,
 			"--oidc-signing-algs=ES256", "--oidc-username-claim=kubernetes_username", "--oidc-username-prefix=-", "--oidc-groups-claim=groups")
 	}
 	if b.wants("client-certificate") {
@@ -158,31 +158,6 @@ func (b *Bed) startFlags(ctx context.Context) (err error) {
 	return b.allow(ctx, b.Flags, false)
 }
 
-// authenticationConfiguration is the file of --authentication-config. A token that names a node is bound to it.
-const authenticationConfiguration = `apiVersion: apiserver.config.k8s.io/v1
-kind: AuthenticationConfiguration
-jwt:
-- issuer:
-    url: $ISSUER
-    audiences: [$AUDIENCE]
-    certificateAuthority: |
-$CA
-  claimValidationRules:
-  - expression: "claims.role == 'machine'"
-    message: only a machine joins
-  claimMappings:
-    username:
-      expression: "has(claims.node) ? 'system:node:' + claims.node : 'machine:' + claims.sub"
-    groups:
-      expression: "has(claims.node) ? ['nodejoin:joiners'] : ['nodejoin:provisioners']"
-    extra:
-    - key: example.com/machine
-      valueExpression: claims.sub
-  userValidationRules:
-  - expression: "!user.groups.exists(g, g.startsWith('system:'))"
-    message: a provider does not say who is in the cluster's own groups
-`
-
 // startConfig starts the control plane with an AuthenticationConfiguration.
 func (b *Bed) startConfig(ctx context.Context) (err error) {
 	o := testbed.Options{Dir: b.path("config")}
@@ -194,13 +169,8 @@ func (b *Bed) startConfig(ctx context.Context) (err error) {
 		o.APIServerArgs = append(o.APIServerArgs, "--token-auth-file="+file)
 	}
 	if b.any(func(s Strategy) bool { return s.config }) {
-		values := map[string]string{
-			"ISSUER": b.Provider.Issuer, "AUDIENCE": audience,
-			"CA": strings.TrimRight("      "+strings.ReplaceAll(strings.TrimSpace(string(b.Provider.CA.PEM)), "\n", "\n      "), " "),
-		}
-		text := os.Expand(authenticationConfiguration, func(name string) string { return values[name] })
 		file := b.path("authentication.yaml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(b.Provider.AuthenticationConfiguration()), 0o600); err != nil {
 			return err
 		}
 		o.APIServerArgs = append(o.APIServerArgs, "--authentication-config="+file)

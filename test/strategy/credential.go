@@ -222,12 +222,12 @@ func (m maker) oidcUser(subject string) string {
 }
 
 func (m maker) idToken() (*Credential, error) {
-	token, err := m.bed.Provider.Sign(Token{Subject: m.subject(), Audience: audience, Claims: m.claims(), Lifetime: m.lifetime()})
+	token, err := m.bed.Provider.Sign(Token{Subject: m.subject(), Audience: Audience, Claims: m.claims(), Lifetime: m.lifetime()})
 	return bearer(m.oidcUser(m.subject()), token), err
 }
 
 func (m maker) refreshToken() (*Credential, error) {
-	client, err := storage{m.bed.Provider}.client(audience)
+	client, err := storage{m.bed.Provider}.client(Audience)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func (m maker) refreshToken() (*Credential, error) {
 }
 
 func (m maker) clientCredentials() (*Credential, error) {
-	client := Client{ID: m.subject(), Secret: rand.Text(), Audience: audience, Claims: m.claims()}
+	client := Client{ID: m.subject(), Secret: rand.Text(), Audience: Audience, Claims: m.claims()}
 	m.bed.Provider.Register(client)
 	if m.Expired {
 		client.Secret = rand.Text() // the provider has another by now

@@ -12,6 +12,8 @@ import (
 	"log"
 	"maps"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +42,42 @@ type Provider struct {
 	grants  map[string]*grant // by refresh token
 }
 
+// authenticationConfiguration is the file of --authentication-config. A token that names a node is bound to it.
+const authenticationConfiguration = `apiVersion: apiserver.config.k8s.io/v1
+kind: AuthenticationConfiguration
+jwt:
+- issuer:
+    url: $ISSUER
+    audiences: [$AUDIENCE]
+    certificateAuthority: |
+$CA
+  claimValidationRules:
+  - expression: "claims.role == 'machine'"
+    message: only a machine joins
+  claimMappings:
+    username:
+      expression: "has(claims.node) ? 'system:node:' + claims.node : 'machine:' + claims.sub"
+    groups:
+      expression: "has(claims.node) ? ['nodejoin:joiners'] : ['nodejoin:provisioners']"
+    extra:
+    - key: example.com/machine
+      valueExpression: claims.sub
+  userValidationRules:
+  - expression: "!user.groups.exists(g, g.startsWith('system:'))"
+    message: a provider does not say who is in the cluster's own groups
+`
+
+// AuthenticationConfiguration returns the file of --authentication-config for an API server that is to know the provider's
+// machines: a token for [Audience] whose claim role is "machine" is that of the node in its claim node, in the group
+// [Joiners], or, without that claim, of one that may become any node, in the group [Provisioners].
+func (p *Provider) AuthenticationConfiguration() string {
+	values := map[string]string{
+		"ISSUER": p.Issuer, "AUDIENCE": Audience,
+		"CA": strings.TrimRight("      "+strings.ReplaceAll(strings.TrimSpace(string(p.CA.PEM)), "\n", "\n      "), " "),
+	}
+	return os.Expand(authenticationConfiguration, func(name string) string { return values[name] })
+}
+
 // Client is a client of the provider.
 type Client struct {
 	ID, Secret string
@@ -51,24 +89,24 @@ type Client struct {
 	Lifetime time.Duration
 }
 
-// StartProvider starts a provider whose CA is in a directory.
-func StartProvider(ctx context.Context, dir string) (*Provider, error) {
+// StartProvider starts a provider on an IP address. Its CA is in a directory.
+func StartProvider(ctx context.Context, dir, address string) (*Provider, error) {
 	p := &Provider{clients: make(map[string]Client), grants: make(map[string]*grant)}
-	if err := p.prepare(dir); err != nil {
+	if err := p.prepare(dir, address); err != nil {
 		return nil, fmt.Errorf("start an OpenID Connect provider: %w", err)
 	}
 	return p, p.Start(ctx)
 }
 
-func (p *Provider) prepare(dir string) (err error) {
-	if p.held, err = port.Hold("127.0.0.1"); err != nil {
+func (p *Provider) prepare(dir, address string) (err error) {
+	if p.held, err = port.Hold(address); err != nil {
 		return err
 	}
 	p.Issuer = "https://" + p.held.Address()
 	if p.CA, err = testbed.NewCA(dir, "oidc-ca"); err != nil {
 		return err
 	}
-	certPEM, keyPEM, err := p.CA.Issue(testbed.Certificate{CommonName: "oidc", SANs: []string{"127.0.0.1"}})
+	certPEM, keyPEM, err := p.CA.Issue(testbed.Certificate{CommonName: "oidc", SANs: []string{address}})
 	if err != nil {
 		return err
 	}
