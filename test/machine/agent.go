@@ -74,9 +74,9 @@ func (m *machine) status(ctx context.Context) (string, error) {
 }
 
 // says waits until the status line matches a pattern, and returns the line.
-func (m *machine) says(ctx context.Context, timeout time.Duration, pattern string) (line string, err error) {
+func (m *machine) says(ctx context.Context, pattern string) (line string, err error) {
 	wanted := regexp.MustCompile(pattern)
-	err = eventually(ctx, timeout, func() (err error) {
+	err = eventually(ctx, func() (err error) {
 		if line, err = m.status(ctx); err == nil && !wanted.MatchString(line) {
 			err = fmt.Errorf("the status line is %q", line)
 		}
@@ -135,7 +135,7 @@ func (m *machine) keepsQuiet(ctx context.Context, secrets []string) (string, err
 		return "", err
 	}
 	var all logs
-	err := eventually(ctx, 10*time.Second, func() (err error) {
+	err := eventually(ctx, func() (err error) {
 		if all, err = m.logs(ctx); err == nil && all.with(marker) != journal {
 			err = fmt.Errorf("what logger has written is not found in the journal of %s", m.name)
 		}
@@ -194,7 +194,7 @@ func (m *machine) drop(ctx context.Context, path, content string) error {
 // statusFails waits until nodejoin status ends with a status and prints some patterns: the agent tries again meanwhile, and may
 // have met something else for a moment. It returns what is printed up to the description of the agent.
 func (m *machine) statusFails(ctx context.Context, exit int, patterns ...string) (text string, err error) {
-	err = eventually(ctx, time.Minute, func() error {
+	err = eventually(ctx, func() error {
 		text, err = m.run(ctx, "nodejoin", "status")
 		if ended, ok := errors.AsType[*exec.ExitError](err); !ok || ended.ExitCode() != exit {
 			return fmt.Errorf("nodejoin status did not end with %d, and printed (%w):\n%s", exit, err, text)

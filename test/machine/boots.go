@@ -45,11 +45,10 @@ func (s *boots) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.token = regexp.MustCompile(`\b[a-z0-9]{6}\.[a-z0-9]{16}\b`).FindString(userData)
-	if s.token == "" {
+	if s.token = bootstrapToken.FindString(userData); s.token == "" {
 		return errors.New("there is no token in the user data")
 	}
-	return errors.Join(s.m.addKubelet(s.c.ControlPlane), s.m.copyIn(s.older, packageFile), s.m.seed(userData))
+	return errors.Join(s.m.addKubelet(s.c.ControlPlane, kubelet{enabled: true}), s.m.copyIn(s.older, packageFile), s.m.seed(userData))
 }
 
 var approval = regexp.MustCompile(`nobody has approved its request.*remedy: kubectl (certificate approve node-csr-\S+)`)
@@ -62,7 +61,7 @@ func (s *boots) firstBoot(ctx context.Context, p *point) {
 	began := time.Now()
 	p.check(ctx, "the machine boots", func(ctx context.Context) (string, error) { return "", s.m.boot(ctx) })
 	p.check(ctx, "cloud-init installs the package and writes the configuration", func(ctx context.Context) (string, error) {
-		err := eventually(ctx, time.Minute, func() error {
+		err := eventually(ctx, func() error {
 			_, err := s.m.shell(ctx, "test -x /usr/bin/nodejoin && grep -q '^[^#]' "+configFile)
 			return err
 		})
@@ -70,7 +69,7 @@ func (s *boots) firstBoot(ctx context.Context, p *point) {
 	})
 	var line string
 	p.check(ctx, "the unit is active, and systemctl status says what it waits for", func(ctx context.Context) (_ string, err error) {
-		if line, err = s.m.says(ctx, time.Minute, approval.String()); err != nil {
+		if line, err = s.m.says(ctx, approval.String()); err != nil {
 			return line, err
 		}
 		active, err := s.m.isActive(ctx, unit)
@@ -89,22 +88,24 @@ func (s *boots) firstBoot(ctx context.Context, p *point) {
 			return said, err
 		}
 		approved = time.Now()
-		if err := eventually(ctx, time.Minute, func() error { return s.m.isValid("") }); err != nil {
+		if err := eventually(ctx, func() error { return s.m.isValid("") }); err != nil {
 			return said, err
 		}
-		seconds, err := s.toIdentity(ctx, began, approved, time.Now())
+		joined := time.Now()
+		s.measured()
+		seconds, err := s.toIdentity(ctx, began, approved, joined)
 		return fmt.Sprintf("kubectl %s: %s\n%s", strings.Join(args, " "), strings.TrimSpace(said), seconds), err
 	})
 	p.check(ctx, "systemctl status says that it has joined", func(ctx context.Context) (string, error) {
-		return s.m.says(ctx, time.Minute, s.m.valid())
+		return s.m.says(ctx, s.m.valid())
 	})
 	p.check(ctx, "the real kubelet registers its Node", func(ctx context.Context) (string, error) {
-		waiting, cancel := context.WithTimeout(ctx, 90*time.Second)
+		waiting, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		seen, err := s.c.registered(waiting, s.m)
 		return fmt.Sprintf("%s, %.1f s after the approval", seen, time.Since(approved).Seconds()), err
 	})
-	s.checkAsked(ctx, p, 1)
+	s.c.checkAsked(ctx, p, s.m, 1)
 	p.check(ctx, "nothing has failed, and no log has the token", func(ctx context.Context) (string, error) {
 		return s.m.isQuiet(ctx, s.token, strings.Split(s.token, ".")[1])
 	})
@@ -133,9 +134,9 @@ func (s *boots) kubeletWaits(ctx context.Context) (string, error) {
 }
 
 // checkAsked checks how many requests for a certificate the machine has sent since its first boot.
-func (s *boots) checkAsked(ctx context.Context, p *point, want int) {
+func (c *cluster) checkAsked(ctx context.Context, p *point, m *machine, want int) {
 	p.check(ctx, fmt.Sprintf("the machine has made %d request(s) for a certificate so far, by the audit log", want), func(ctx context.Context) (string, error) {
-		n, err := s.c.asked(ctx, s.m)
+		n, err := c.asked(ctx, m)
 		if err == nil && n != want {
 			err = fmt.Errorf("%d requests instead of %d", n, want)
 		}
@@ -152,7 +153,7 @@ func (s *boots) reboot(ctx context.Context, p *point) {
 	began := time.Now()
 	p.check(ctx, "the machine reboots", func(ctx context.Context) (string, error) { return "", s.m.reboot(ctx) })
 	p.check(ctx, "the agent comes back with the same identity", func(ctx context.Context) (string, error) {
-		line, err := s.m.says(ctx, time.Minute, s.m.valid())
+		line, err := s.m.says(ctx, s.m.valid())
 		if err != nil {
 			return line, err
 		}
@@ -162,16 +163,16 @@ func (s *boots) reboot(ctx context.Context, p *point) {
 		}
 		return fmt.Sprintf("serial %s, %.1f s after the reboot was asked for\n%s", after, time.Since(began).Seconds(), line), err
 	})
-	s.checkKubeletBack(ctx, p, time.Now())
-	s.checkAsked(ctx, p, 1)
+	s.c.checkKubeletBack(ctx, p, s.m, time.Now())
+	s.c.checkAsked(ctx, p, s.m, 1)
 	p.check(ctx, "nothing has failed", func(ctx context.Context) (string, error) { return s.m.isQuiet(ctx, s.token) })
 }
 
 // checkKubeletBack checks that the kubelet renews its Lease after a moment.
-func (s *boots) checkKubeletBack(ctx context.Context, p *point, since time.Time) {
+func (c *cluster) checkKubeletBack(ctx context.Context, p *point, m *machine, since time.Time) {
 	p.check(ctx, "the kubelet comes back: it renews its Lease", func(ctx context.Context) (string, error) {
-		err := eventually(ctx, 90*time.Second, func() error {
-			lease, err := s.c.Client().CoordinationV1().Leases("kube-node-lease").Get(ctx, s.m.name, meta.GetOptions{})
+		err := eventually(ctx, func() error {
+			lease, err := c.Client().CoordinationV1().Leases("kube-node-lease").Get(ctx, m.name, meta.GetOptions{})
 			if err == nil && (lease.Spec.RenewTime == nil || !lease.Spec.RenewTime.After(since)) {
 				err = errors.New("the Lease is not renewed")
 			}
@@ -234,7 +235,7 @@ func (s *boots) longOff(ctx context.Context, p *point) {
 	})
 	p.check(ctx, "it boots", func(ctx context.Context) (string, error) { return "", s.m.boot(ctx) })
 	p.check(ctx, "systemctl status says what is missing", func(ctx context.Context) (string, error) {
-		return s.m.says(ctx, 90*time.Second, "no live bootstrap token")
+		return s.m.says(ctx, "no live bootstrap token")
 	})
 	p.check(ctx, "nodejoin status says it, and does not end with 0", func(ctx context.Context) (string, error) {
 		return s.m.statusFails(ctx, 3, "no live bootstrap token", "remedy: .*nodejoin token create")
@@ -262,7 +263,7 @@ func (s *boots) longOff(ctx context.Context, p *point) {
 		if err := s.m.drop(ctx, tokenFile, s.token+"\n"); err != nil {
 			return "", err
 		}
-		line, err := s.m.says(ctx, time.Minute, s.m.valid())
+		line, err := s.m.says(ctx, s.m.valid())
 		if err != nil {
 			return line, err
 		}
@@ -272,7 +273,7 @@ func (s *boots) longOff(ctx context.Context, p *point) {
 		}
 		return fmt.Sprintf("%.1f s after it was written, by the same process\n%s", time.Since(began).Seconds(), line), err
 	})
-	s.checkKubeletBack(ctx, p, time.Now())
-	s.checkAsked(ctx, p, 2)
+	s.c.checkKubeletBack(ctx, p, s.m, time.Now())
+	s.c.checkAsked(ctx, p, s.m, 2)
 	p.check(ctx, "nothing has failed, and no log has the new token", func(ctx context.Context) (string, error) { return s.m.isQuiet(ctx, s.token) })
 }

@@ -19,6 +19,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodejoin/nodejoin/test/strategy"
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
@@ -35,8 +36,8 @@ type cluster struct {
 func (b *bed) startClusters(ctx context.Context, s *setup) error {
 	var starting sync.WaitGroup
 	var failed [2]error
-	if s.wants("1", "2", "3a", "3b", "6", "7") {
-		starting.Go(func() { b.shared, failed[0] = b.startCluster(ctx, "shared") })
+	if s.wants("1", "2", "3a", "3b", "6", "7", "8", "9") {
+		starting.Go(func() { b.shared, failed[0] = b.startShared(ctx) })
 	}
 	if s.wants("4", "5") {
 		starting.Go(func() { b.moving, failed[1] = b.startCluster(ctx, "moving") })
@@ -59,8 +60,21 @@ func (b *bed) stopClusters() {
 	}
 }
 
-func (b *bed) startCluster(ctx context.Context, name string) (*cluster, error) {
-	cp, err := testbed.Start(ctx, testbed.Options{Dir: filepath.Join(b.dir, name), Address: gateway})
+// startShared starts an OpenID Connect provider, and a cluster that knows what it signs.
+func (b *bed) startShared(ctx context.Context) (_ *cluster, err error) {
+	if b.provider, err = strategy.StartProvider(ctx, filepath.Join(b.dir, "provider"), gateway); err != nil {
+		return nil, err
+	}
+	file := filepath.Join(b.dir, "authentication.yaml")
+	if err := os.WriteFile(file, []byte(b.provider.AuthenticationConfiguration()), 0o600); err != nil {
+		return nil, err
+	}
+	return b.startCluster(ctx, "shared", "--authentication-config="+file)
+}
+
+// startCluster starts a cluster whose API server has some more arguments.
+func (b *bed) startCluster(ctx context.Context, name string, args ...string) (*cluster, error) {
+	cp, err := testbed.Start(ctx, testbed.Options{Dir: filepath.Join(b.dir, name), Address: gateway, APIServerArgs: args})
 	if err != nil {
 		return nil, err
 	}

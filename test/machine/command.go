@@ -68,8 +68,14 @@ func tail(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// patience is how long is waited for what must come. It is no measure of anything: many machines share two processors.
+const patience = 3 * time.Minute
+
 // eventually looks again and again until nothing is wrong, and returns what was wrong at last.
-func eventually(ctx context.Context, timeout time.Duration, look func() error) error {
+func eventually(ctx context.Context, look func() error) error { return within(ctx, patience, look) }
+
+// within is eventually with another patience.
+func within(ctx context.Context, timeout time.Duration, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	ticker := time.NewTicker(250 * time.Millisecond)

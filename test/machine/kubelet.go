@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/nodejoin/nodejoin/test/testbed"
 )
@@ -29,7 +31,7 @@ WantedBy=multi-user.target
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
-rotateCertificates: false
+rotateCertificates: $ROTATES
 authentication:
   anonymous: {enabled: false}
   webhook: {enabled: true}
@@ -55,19 +57,29 @@ const containerdConfig = `version = 2
     snapshotter = "native"
 `
 
-// addKubelet puts a real kubelet into a machine that is off, as an image has it: enabled, so that the boot starts it.
-func (m *machine) addKubelet(cp *testbed.ControlPlane) error {
+// kubelet says how an image has its kubelet.
+type kubelet struct {
+	enabled bool // the boot starts it
+	rotates bool // it rotates its client certificate by itself
+}
+
+// addKubelet puts a real kubelet into a machine that is off.
+func (m *machine) addKubelet(cp *testbed.ControlPlane, k kubelet) error {
 	program, err := filepath.EvalSymlinks(cp.Program("kubelet"))
 	if err != nil {
 		return err
 	}
 	m.binds = append(m.binds, program+":/usr/bin/kubelet")
-	wants := filepath.Join(m.root, "/etc/systemd/system/multi-user.target.wants")
+	if k.enabled {
+		wants := filepath.Join(m.root, "/etc/systemd/system/multi-user.target.wants")
+		err := errors.Join(os.MkdirAll(wants, 0o755), os.Symlink("/etc/systemd/system/kubelet.service", filepath.Join(wants, "kubelet.service")))
+		if err != nil {
+			return err
+		}
+	}
 	return errors.Join(
-		os.MkdirAll(wants, 0o755),
-		os.Symlink("/etc/systemd/system/kubelet.service", filepath.Join(wants, "kubelet.service")),
 		m.write("/etc/systemd/system/kubelet.service", kubeletUnit, 0o644),
-		m.write("/var/lib/kubelet/config.yaml", kubeletConfig, 0o644),
+		m.write("/var/lib/kubelet/config.yaml", strings.Replace(kubeletConfig, "$ROTATES", strconv.FormatBool(k.rotates), 1), 0o644),
 		m.write("/etc/containerd/config.toml", containerdConfig, 0o644),
 		m.write("/usr/bin/kubelet", "", 0o755), // to mount the program on
 	)

@@ -141,12 +141,12 @@ func (m *machine) boot(ctx context.Context) error {
 	if err := m.process.Start(ctx); err != nil {
 		return err
 	}
-	err := eventually(ctx, time.Minute, func() (err error) {
+	err := eventually(ctx, func() (err error) {
 		m.pid, err = initOf(m.process.PID())
 		return err
 	})
 	if err == nil {
-		err = eventually(ctx, time.Minute, func() error {
+		err = eventually(ctx, func() error {
 			_, err := m.run(ctx, "systemctl", "show", "--property=Version")
 			return err
 		})

@@ -1,7 +1,7 @@
 // Command machine proves the service, the packages and the user data on real machines: Debian trees that are booted with
 // systemd and cloud-init, joining the real control plane over a network.
 //
-// It checks seven points, and the rpm, from outside, by what the cluster has seen and by what the machines answer, and prints a report:
+// It checks nine points, and the rpm, from outside, by what the cluster has seen and by what the machines answer, and prints a report:
 // for each point the checks, what was seen, and how long it took. It ends with 1 when a check failed or a point was not reached. Each point is told
 // in a file of its own.
 //
@@ -144,17 +144,24 @@ func (s *setup) prepare(ctx context.Context) (err error) {
 	if s.dir, err = os.MkdirTemp("/var/tmp", "nodejoin-machine-"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }() // the last of these functions
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.wants("rpm") {
+		checked := make(chan error, 1)
+		go func() { checked <- s.rpm(ctx) }()
+		defer func() {
+			if err != nil {
+				cancel()
+			}
+			err = errors.Join(err, <-checked)
+		}()
+	}
 	if s.tree, err = debianTree(ctx); err != nil {
 		return err
 	}
 	if s.older == "" || s.newer == "" {
 		if s.older, s.newer, err = buildPackages(ctx, s.dir); err != nil {
-			return err
-		}
-	}
-	if s.wants("rpm") {
-		if err := s.rpm(ctx); err != nil {
 			return err
 		}
 	}

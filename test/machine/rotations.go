@@ -24,7 +24,7 @@ func (s *upgrades) rotations(ctx context.Context, p *point) {
 	p.check(ctx, "a changed configuration is taken up by systemctl reload", s.configure)
 	s.force(ctx, p)
 	p.check(ctx, "a deleted kubeconfig is put back", func(ctx context.Context) (string, error) {
-		return s.putBack(ctx, kubeconfig)
+		return s.m.putBack(ctx, kubeconfig)
 	})
 	s.rotateCA(ctx, p)
 	p.check(ctx, "the API server has refused nothing to the machine meanwhile (401, 403), and nothing has failed", func(ctx context.Context) (string, error) {
@@ -91,7 +91,7 @@ func (s *upgrades) configure(ctx context.Context) (string, error) {
 	if _, err := s.m.run(ctx, "systemctl", "reload", unit); err != nil {
 		return "", err
 	}
-	line, err := s.m.says(ctx, 30*time.Second, s.m.valid())
+	line, err := s.m.says(ctx, s.m.valid())
 	if err != nil {
 		return line, err
 	}
@@ -130,7 +130,7 @@ func (s *upgrades) force(ctx context.Context, p *point) {
 		return fmt.Sprintf("serial %s, then %s, in %.1f s", before, after, time.Since(began).Seconds()), err
 	})
 	p.check(ctx, "the hook restarts a unit that the sandbox keeps it from, through a path unit", func(ctx context.Context) (string, error) {
-		err := eventually(ctx, 30*time.Second, func() error {
+		err := eventually(ctx, func() error {
 			now, err := s.readings()
 			if err == nil && now <= readings {
 				err = fmt.Errorf("it was started %d times, as before", now)
@@ -142,17 +142,17 @@ func (s *upgrades) force(ctx context.Context, p *point) {
 }
 
 // putBack deletes a file, and waits until it is there again.
-func (s *upgrades) putBack(ctx context.Context, path string) (string, error) {
-	before, err := s.m.read(path)
+func (m *machine) putBack(ctx context.Context, path string) (string, error) {
+	before, err := m.read(path)
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.m.run(ctx, "rm", path); err != nil {
+	if _, err := m.run(ctx, "rm", path); err != nil {
 		return "", err
 	}
 	began := time.Now()
-	err = eventually(ctx, 30*time.Second, func() error {
-		after, err := s.m.read(path)
+	err = eventually(ctx, func() error {
+		after, err := m.read(path)
 		if err == nil && after != before {
 			err = errors.New("it is another one")
 		}
@@ -194,7 +194,7 @@ func (s *upgrades) rotateCA(ctx context.Context, p *point) {
 		return s.stepCA(ctx, testbed.PKI{Issuer: next, Trusted: []*testbed.CA{next}})
 	})
 	p.check(ctx, "all that by the same process, whose status is in order", func(ctx context.Context) (string, error) {
-		line, err := s.m.says(ctx, time.Minute, s.m.valid())
+		line, err := s.m.says(ctx, s.m.valid())
 		if err != nil {
 			return line, err
 		}
@@ -212,7 +212,7 @@ func (s *upgrades) stepCA(ctx context.Context, pki testbed.PKI) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	err = eventually(ctx, 90*time.Second, func() error {
+	err = eventually(ctx, func() error {
 		text, err := os.ReadFile(filepath.Join(s.m.root, caFile))
 		if err != nil {
 			return err

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// What a point that was checked before the test's namespaces were entered leaves for the report: a line with how long it took,
-// and what was seen.
+// What a point that is checked outside of the test's namespaces leaves for the report: a line with how long it took, and what
+// was seen.
 const rpmResult = "rpm.txt"
 
 // rpm checks the rpm as far as that is possible without a machine that is made of rpms, which cannot be had from Debian: it is
 // installed, upgraded and erased in a tree (see packaging/check). It wants Debian's archive, so it is done outside of the test's
-// network.
+// network, at the same time as the rest.
 func (s *setup) rpm(ctx context.Context) error {
 	fmt.Fprintln(os.Stderr, "machine: checking the rpm (packaging/check rpm)")
 	began := time.Now()
@@ -25,15 +25,29 @@ func (s *setup) rpm(ctx context.Context) error {
 		said = failed + "\n" + err.Error()
 	}
 	said = time.Since(began).String() + "\n" + said
-	return os.WriteFile(filepath.Join(s.dir, rpmResult), []byte(said), 0o644)
+	path := filepath.Join(s.dir, rpmResult)
+	if err := os.WriteFile(path+".new", []byte(said), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path) // whole, for whoever waits for it
 }
 
 // tellOfRPM puts what packaging/check has seen into the report.
 func (b *bed) tellOfRPM(ctx context.Context, next func(number, title string) *point) {
 	p := next("rpm", "The rpm, in a tree without systemd (there is no machine of rpms here)")
+	if err := within(ctx, storyTimeout, b.rpmEnded); err != nil {
+		p.add(ctx, "packaging/check rpm", "", err, time.Since(p.began))
+		return
+	}
 	seen, took, err := b.rpmSeen()
 	p.began = time.Now().Add(-took)
 	p.add(ctx, "packaging/check rpm", seen, err, took)
+}
+
+// rpmEnded returns an error until there is a result.
+func (b *bed) rpmEnded() error {
+	_, err := os.Stat(filepath.Join(b.dir, rpmResult))
+	return err
 }
 
 // rpmSeen reads what rpm has left.

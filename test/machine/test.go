@@ -10,14 +10,19 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nodejoin/nodejoin/test/strategy"
 )
 
 // bed is all that the points have to work with.
 type bed struct {
 	*hardware
 	older, newer   string // the package, in two versions
+	shipped        string // what is in the older package
 	nodejoin       string // the administrator's program: that of the older package
 	shared, moving *cluster
+	provider       *strategy.Provider // whose tokens the shared cluster knows
+	measured       func()             // says that a boot was measured, and that the other stories may begin
 }
 
 // test is the inner process: it sets up the network and the clusters, checks the points and prints the report.
@@ -34,11 +39,11 @@ func (s *setup) test(ctx context.Context) error {
 		hardware: &hardware{dir: s.dir, tree: s.tree, groups: strings.Split(os.Getenv(cgroupsVariable), ":"), network: network},
 		older:    s.older, newer: s.newer,
 	}
-	unpacked := filepath.Join(s.dir, "package")
-	if _, err := command(ctx, "dpkg-deb", "--extract", s.older, unpacked); err != nil {
+	b.shipped = filepath.Join(s.dir, "package")
+	if _, err := command(ctx, "dpkg-deb", "--extract", s.older, b.shipped); err != nil {
 		return err
 	}
-	b.nodejoin = filepath.Join(unpacked, "usr/bin/nodejoin")
+	b.nodejoin = filepath.Join(b.shipped, "usr/bin/nodejoin")
 	if err := b.startClusters(ctx, s); err != nil {
 		return err
 	}
@@ -80,37 +85,33 @@ type story struct {
 var stories = []story{
 	{[]string{"1", "2", "3a"}, (*bed).tellOfBoots},
 	{[]string{"4", "5"}, (*bed).tellOfUpgrades},
-	{[]string{"6"}, (*bed).tellOfWatchdog},
+	{[]string{"9", "6"}, (*bed).tellOfIssuers},
 	{[]string{"7", "3b"}, (*bed).tellOfThree},
+	{[]string{"8"}, (*bed).tellOfPathUnit},
 	{[]string{"rpm"}, (*bed).tellOfRPM},
 }
 
 // storyTimeout bounds each story.
-const storyTimeout = 8 * time.Minute
+const storyTimeout = 12 * time.Minute
 
-// check checks the points, and returns them in the order of their numbers. The first is checked alone, since it says how long
-// a boot takes; the stories go on at the same time after it.
+// check checks the points, and returns them in the order of their numbers. The first boot is measured alone; the other
+// stories begin after it, all at the same time: machines mostly wait.
 func (b *bed) check(ctx context.Context, s *setup) []*point {
 	t := told{bed: b}
 	var telling sync.WaitGroup
 	alone := make(chan struct{})
+	b.measured = sync.OnceFunc(func() { close(alone) })
 	for i, one := range stories {
-		if i == 0 {
-			telling.Go(func() {
-				over := sync.OnceFunc(func() { close(alone) })
-				defer over()
-				if s.wants(one.points...) {
-					t.tell(ctx, one, over)
-				}
-			})
-			continue
-		}
-		if s.wants(one.points...) {
-			telling.Go(func() {
+		telling.Go(func() {
+			if i == 0 {
+				defer b.measured()
+			} else {
 				<-alone
-				t.tell(ctx, one, func() {})
-			})
-		}
+			}
+			if s.wants(one.points...) {
+				t.tell(ctx, one)
+			}
+		})
 	}
 	telling.Wait()
 	slices.SortFunc(t.points, func(a, b *point) int { return strings.Compare(a.number, b.number) })
@@ -130,16 +131,15 @@ func (t *told) add(p *point) {
 	t.points = append(t.points, p)
 }
 
-// tell tells a story. over is called when its first point is over. A panic fails the point that the story has come to, and
-// those that it does not come to are reported as well.
-func (t *told) tell(ctx context.Context, one story, over func()) {
+// tell tells a story. A panic fails the point that the story has come to, and those that it does not come to are reported as
+// well.
+func (t *told) tell(ctx context.Context, one story) {
 	ctx, cancel := context.WithTimeout(ctx, storyTimeout)
 	defer cancel()
 	var last *point
 	end := func() {
 		if last != nil {
 			last.took = time.Since(last.began)
-			over()
 		}
 	}
 	defer end()

@@ -101,32 +101,37 @@ func (s *three) prepare(ctx context.Context) (err error) {
 func (s *three) join(ctx context.Context, p *point) {
 	s.began = time.Now()
 	p.check(ctx, "they boot at the same time", func(ctx context.Context) (string, error) {
-		var booting sync.WaitGroup
-		var failed [3]error
-		for i, m := range s.machines {
-			booting.Go(func() { _, failed[i] = safely(func() (string, error) { return "", m.boot(ctx) }) })
-		}
-		booting.Wait()
-		return "", errors.Join(failed[:]...)
+		return "", bootAll(ctx, s.machines[:]...)
 	})
 	p.check(ctx, "two join, each as itself, without a person", func(ctx context.Context) (string, error) {
 		var joining sync.WaitGroup
 		var failed [2]error
 		var seen [2]string
 		for i, m := range s.machines[:2] {
-			joining.Go(func() { seen[i], failed[i] = safely(func() (string, error) { return s.joins(ctx, m) }) })
+			joining.Go(func() { seen[i], failed[i] = safely(func() (string, error) { return m.joins(ctx, s.began) }) })
 		}
 		joining.Wait()
 		return strings.Join(seen[:], "\n"), errors.Join(failed[:]...)
 	})
 }
 
-// joins waits until a machine has its identity.
-func (s *three) joins(ctx context.Context, m *machine) (string, error) {
-	if err := eventually(ctx, 2*time.Minute, func() error { return m.isValid("") }); err != nil {
+// bootAll boots machines at the same time.
+func bootAll(ctx context.Context, machines ...*machine) error {
+	var booting sync.WaitGroup
+	failed := make([]error, len(machines))
+	for i, m := range machines {
+		booting.Go(func() { _, failed[i] = safely(func() (string, error) { return "", m.boot(ctx) }) })
+	}
+	booting.Wait()
+	return errors.Join(failed...)
+}
+
+// joins waits until a machine has its identity, and says how long that took since it was switched on.
+func (m *machine) joins(ctx context.Context, began time.Time) (string, error) {
+	if err := eventually(ctx, func() error { return m.isValid("") }); err != nil {
 		return "", err
 	}
-	seconds := time.Since(s.began).Seconds()
+	seconds := time.Since(began).Seconds()
 	certificate, err := m.identity()
 	if err == nil && certificate.Subject.CommonName != "system:node:"+m.name {
 		err = fmt.Errorf("%s is %s", m.name, certificate.Subject)
@@ -134,7 +139,7 @@ func (s *three) joins(ctx context.Context, m *machine) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	line, err := m.says(ctx, time.Minute, m.valid())
+	line, err := m.says(ctx, m.valid())
 	return fmt.Sprintf("%s: the identity %s is on disk %.1f s after the start of the boot\n%s", m.name, certificate.Subject, seconds, line), err
 }
 
@@ -142,7 +147,7 @@ func (s *three) joins(ctx context.Context, m *machine) (string, error) {
 func (s *three) thief(ctx context.Context, p *point) {
 	victim, thief := s.machines[0], s.machines[2]
 	p.check(ctx, "the third asks for the name of the first, and waits: nobody approves that", func(ctx context.Context) (string, error) {
-		return thief.says(ctx, 2*time.Minute, `nobody has approved its request`)
+		return thief.says(ctx, `nobody has approved its request`)
 	})
 	p.check(ctx, "20 seconds later its request is pending still, and it has no identity", func(ctx context.Context) (string, error) {
 		timer := time.NewTimer(20 * time.Second)
@@ -231,7 +236,7 @@ func (s *three) longOff(ctx context.Context, p *point) {
 		if err := m.boot(ctx); err != nil {
 			return "", err
 		}
-		return m.says(ctx, 90*time.Second, `does not accept the client certificate`)
+		return m.says(ctx, `does not accept the client certificate`)
 	})
 	p.check(ctx, "nodejoin status says it, with the remedy, and ends with 4", func(ctx context.Context) (string, error) {
 		return m.statusFails(ctx, 4, "does not accept the client certificate in "+bundleFile+": it expired", "remedy: have a new one made .nodejoin bundle NODE. and put it into "+bundleFile)
@@ -252,7 +257,7 @@ func (s *three) longOff(ctx context.Context, p *point) {
 		if err := m.drop(ctx, bundleFile, bundle); err != nil {
 			return "", err
 		}
-		line, err := m.says(ctx, time.Minute, m.valid())
+		line, err := m.says(ctx, m.valid())
 		return fmt.Sprintf("%.1f s after it was written\n%s", time.Since(began).Seconds(), line), err
 	})
 	p.check(ctx, "nothing has failed, and no log has a key", func(ctx context.Context) (string, error) { return m.isQuiet(ctx, s.secrets...) })

@@ -51,7 +51,7 @@ func (s *upgrades) prepare(ctx context.Context) (err error) {
 	if err := s.m.boot(ctx); err != nil {
 		return err
 	}
-	_, err = s.m.says(ctx, 2*time.Minute, s.m.valid())
+	_, err = s.m.says(ctx, s.m.valid())
 	return err
 }
 
@@ -63,7 +63,7 @@ type moment struct {
 
 // asBefore waits until the agent has its identity, which must be the one before, and asked for by nobody again.
 func (s *upgrades) asBefore(ctx context.Context, before moment) (string, error) {
-	if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
+	if _, err := s.m.says(ctx, s.m.valid()); err != nil {
 		return "", err
 	}
 	after, err := s.now(ctx)
@@ -99,7 +99,7 @@ func (s *upgrades) install(ctx context.Context, deb, says string) (before, after
 	if _, err := s.m.run(ctx, "dpkg", "--install", deb); err != nil {
 		return before, after, err
 	}
-	if _, err := s.m.says(ctx, time.Minute, says); err != nil {
+	if _, err := s.m.says(ctx, says); err != nil {
 		return before, after, err
 	}
 	after, err = s.now(ctx)
@@ -141,7 +141,7 @@ func (s *upgrades) upgradeInRotation(ctx context.Context, p *point) {
 		if _, err := s.m.run(ctx, "systemctl", "start", unit); err != nil {
 			return "", err
 		}
-		line, err := s.m.says(ctx, 30*time.Second, waitsForRequest.String())
+		line, err := s.m.says(ctx, waitsForRequest.String())
 		if err == nil {
 			pending = waitsForRequest.FindStringSubmatch(line)[1]
 		}
@@ -159,7 +159,7 @@ func (s *upgrades) upgradeInRotation(ctx context.Context, p *point) {
 		if err := s.c.ControllerManager.Resume(); err != nil {
 			return "", err
 		}
-		if err := eventually(ctx, time.Minute, func() error { return s.m.isValid(before.serial) }); err != nil {
+		if err := eventually(ctx, func() error { return s.m.isValid(before.serial) }); err != nil {
 			return "", err
 		}
 		requests, err := s.c.requests(ctx, s.m.name)
@@ -172,7 +172,7 @@ func (s *upgrades) upgradeInRotation(ctx context.Context, p *point) {
 		if last := requests[1].Name; last != pending {
 			return "", fmt.Errorf("the last request is %s instead of %s", last, pending)
 		}
-		if _, err := s.m.says(ctx, time.Minute, s.m.valid()); err != nil {
+		if _, err := s.m.says(ctx, s.m.valid()); err != nil {
 			return "", err
 		}
 		after, err := s.now(ctx)

@@ -16,57 +16,40 @@ const (
 )
 
 // watchdog is the story of an agent of which one loop hangs: its state directory is a file system that the test freezes, so
-// that whoever writes there does not come back, and everything else in the process goes on.
+// that whoever writes there does not come back, and everything else in the process goes on. Meanwhile another agent has
+// nothing to do.
 type watchdog struct {
-	*bed
-	c      *cluster
-	m      *machine
-	volume string // where the state directory is mounted
-	pid    string
+	m, idle  *machine
+	volume   string // where the state directory of m is mounted
+	pid      string
+	idleFrom time.Time
+	idlePID  string
 }
 
-func (b *bed) tellOfWatchdog(ctx context.Context, next func(number, title string) *point) {
-	s := &watchdog{bed: b, c: b.shared}
-	p := next("6", "The watchdog restarts an agent of which one loop hangs")
-	if !p.do(ctx, "boot a machine", s.prepare) {
-		return
-	}
-	p.machines = append(p.machines, s.m)
-	defer func() { _ = s.thaw(context.WithoutCancel(ctx)) }() // it may be thawed already; should this process be killed, see willFreeze
-	s.bark(ctx, p)
-	s.recover(ctx, p)
-}
-
-func (s *watchdog) prepare(ctx context.Context) (err error) {
-	if s.m, err = s.machine(ctx, "watched"); err != nil {
-		return err
-	}
-	s.volume = filepath.Join(s.m.dir, "state")
-	image := s.volume + ".img"
-	err = commands(ctx,
-		[]string{"mkdir", s.volume},
+// separateState gives a machine that is off a file system of its own for the agent's state. It returns where that is mounted.
+func (m *machine) separateState(ctx context.Context) (string, error) {
+	volume := filepath.Join(m.dir, "state")
+	image := volume + ".img"
+	m.binds = append(m.binds, volume+":/var/lib/nodejoin")
+	return volume, commands(ctx,
+		[]string{"mkdir", volume},
 		[]string{"truncate", "--size=16M", image},
 		[]string{"mkfs.ext4", "-q", image},
-		[]string{"mount", "-o", "loop", image, s.volume},
+		[]string{"mount", "-o", "loop", image, volume},
 	)
-	if err != nil {
-		return err
-	}
-	s.m.binds = append(s.m.binds, s.volume+":/var/lib/nodejoin")
-	userData, err := s.c.admin(ctx, "bundle", s.m.name, "--cloud-init", "--install", packageFile)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(s.m.copyIn(s.older, packageFile), s.m.seed(userData),
-		s.m.write("/etc/systemd/system/nodejoin.service.d/watchdog.conf", fmt.Sprintf("[Service]\nWatchdogSec=%d\n", int(watchdogTimeout.Seconds())), 0o644))
-	if err != nil {
-		return err
-	}
-	if err := s.m.boot(ctx); err != nil {
-		return err
-	}
-	_, err = s.m.says(ctx, 2*time.Minute, s.m.valid())
-	return err
+}
+
+// hurryWatchdog makes the watchdog of a machine that is off bark sooner.
+func (m *machine) hurryWatchdog() error {
+	return m.write("/etc/systemd/system/nodejoin.service.d/watchdog.conf", fmt.Sprintf("[Service]\nWatchdogSec=%d\n", int(watchdogTimeout.Seconds())), 0o644)
+}
+
+func (s *watchdog) tell(ctx context.Context, p *point) {
+	p.machines = []*machine{s.m, s.idle}
+	defer func() { _ = s.thaw(context.WithoutCancel(ctx)) }() // it may be thawed already; should this process be killed, see willFreeze
+	s.bark(ctx, p)
+	p.check(ctx, fmt.Sprintf("another agent, with nothing to do, is left alone for %s at least, with WatchdogSec=%s", leftAlone, watchdogTimeout), s.leftAlone)
+	s.recover(ctx, p)
 }
 
 // thaw ends the freeze. Whoever hangs goes on.
@@ -75,31 +58,40 @@ func (s *watchdog) thaw(ctx context.Context) error {
 	return err
 }
 
-// idle watches the agent while nothing happens.
-func (s *watchdog) idle(ctx context.Context) (_ string, err error) {
-	if s.pid, err = s.m.property(ctx, unit, "MainPID"); err != nil {
-		return "", err
-	}
-	timer := time.NewTimer(leftAlone)
+// leftAlone waits until the idle agent has been watched for long enough, and looks whether it is still the same.
+func (s *watchdog) leftAlone(ctx context.Context) (string, error) {
+	timer := time.NewTimer(time.Until(s.idleFrom.Add(leftAlone)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	state, err := s.m.run(ctx, "systemctl", "show", "--property=MainPID,NRestarts,ActiveState,WatchdogUSec", unit)
-	for _, wanted := range []string{"MainPID=" + s.pid + "\n", "NRestarts=0\n", "ActiveState=active\n", "WatchdogUSec=1min 15s\n"} {
+	state, err := s.idle.run(ctx, "systemctl", "show", "--property=MainPID,NRestarts,ActiveState,WatchdogUSec", unit)
+	for _, wanted := range []string{"MainPID=" + s.idlePID + "\n", "NRestarts=0\n", "ActiveState=active\n", "WatchdogUSec=1min 15s\n"} {
 		if err == nil && !strings.Contains(state, wanted) {
 			err = fmt.Errorf("it is not so that %s:\n%s", wanted, state)
 		}
 	}
-	return strings.Join(strings.Fields(state), " "), err
+	return fmt.Sprintf("%s: %s, after %.0f s", s.idle.name, strings.Join(strings.Fields(state), " "), time.Since(s.idleFrom).Seconds()), err
+}
+
+// begin notes which processes there are.
+func (s *watchdog) begin(ctx context.Context) (err error) {
+	if s.pid, err = s.m.property(ctx, unit, "MainPID"); err != nil {
+		return err
+	}
+	s.idlePID, err = s.idle.property(ctx, unit, "MainPID")
+	s.idleFrom = time.Now()
+	return err
 }
 
 func (s *watchdog) bark(ctx context.Context, p *point) {
-	p.check(ctx, fmt.Sprintf("an agent with nothing to do is left alone for %s, with WatchdogSec=%s", leftAlone, watchdogTimeout), s.idle)
 	var frozen time.Time
 	p.check(ctx, "its state directory is frozen, and it is asked to rotate: a loop hangs in a write", func(ctx context.Context) (string, error) {
+		if err := s.begin(ctx); err != nil {
+			return "", err
+		}
 		if err := willFreeze(s.volume); err != nil {
 			return "", err
 		}
@@ -113,13 +105,13 @@ func (s *watchdog) bark(ctx context.Context, p *point) {
 		return s.hangs(ctx)
 	})
 	p.check(ctx, "the process lives: it answers nodejoin status meanwhile", func(ctx context.Context) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		said, err := s.m.run(ctx, "nodejoin", "status")
 		return strings.SplitN(said, "\n", 2)[0], err
 	})
 	p.check(ctx, "systemd's watchdog ends it", func(ctx context.Context) (seen string, err error) {
-		err = eventually(ctx, 4*time.Minute, func() error {
+		err = eventually(ctx, func() error {
 			journal, err := s.m.run(ctx, "journalctl", "--no-pager", "--output=cat", "--unit="+unit)
 			for line := range strings.Lines(journal) {
 				if strings.Contains(line, "Watchdog timeout") {
@@ -138,7 +130,7 @@ func (s *watchdog) bark(ctx context.Context, p *point) {
 // hangs looks for a thread of the agent that waits for a frozen file system.
 func (s *watchdog) hangs(ctx context.Context) (string, error) {
 	var seen string
-	err := eventually(ctx, 30*time.Second, func() error {
+	err := eventually(ctx, func() error {
 		threads, err := s.m.shell(ctx, "cd /proc/"+s.pid+"/task && for t in *; do echo $t $(sed 's/.*) //' $t/stat | cut -c1); done")
 		if err != nil {
 			return err
@@ -165,7 +157,7 @@ func (s *watchdog) recover(ctx context.Context, p *point) {
 			return "", err
 		}
 		began := time.Now()
-		err := eventually(ctx, 2*time.Minute, func() error {
+		err := eventually(ctx, func() error {
 			pid, err := s.m.property(ctx, unit, "MainPID")
 			if err == nil && (pid == s.pid || pid == "0") {
 				err = fmt.Errorf("its process is %s", pid)
@@ -175,7 +167,7 @@ func (s *watchdog) recover(ctx context.Context, p *point) {
 		if err != nil {
 			return "", err
 		}
-		line, err := s.m.says(ctx, time.Minute, s.m.valid())
+		line, err := s.m.says(ctx, s.m.valid())
 		if err != nil {
 			return line, err
 		}
