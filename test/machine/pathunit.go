@@ -52,6 +52,10 @@ func (b *bed) tellOfPathUnit(ctx context.Context, next func(number, title string
 	s.leaves(ctx, p)
 	s.stops(ctx, p)
 	s.rebooted(ctx, p)
+	s.longOff(ctx, p)
+	p.check(ctx, "nothing has failed, and no log has the token", func(ctx context.Context) (string, error) {
+		return s.m.isQuiet(ctx, s.token, strings.Split(s.token, ".")[1])
+	})
 }
 
 func (s *rotating) prepare(ctx context.Context) (err error) {
@@ -184,17 +188,8 @@ func (s *rotating) starts(ctx context.Context, p *point) {
 			return "", err
 		}
 		s.second = fmt.Sprintf("%x", certificate.SerialNumber)
-		asking, err := s.c.asking(ctx, s.m)
-		var agents []string
-		for _, e := range asking {
-			program, _, _ := strings.Cut(e.UserAgent, "/")
-			agents = append(agents, program)
-		}
-		if err == nil && strings.Join(agents, " ") != "nodejoin kubelet" {
-			err = fmt.Errorf("those who asked for certificates are: %v", agents)
-		}
-		return fmt.Sprintf("by the audit log, requests came from: %s\nserial %s, then %s, until %s", strings.Join(agents, ", "), s.first, s.second,
-			certificate.NotAfter.Format(time.RFC3339)), err
+		seen, err := s.askedBy(ctx, "nodejoin kubelet")
+		return fmt.Sprintf("%s\nserial %s, then %s, until %s", seen, s.first, s.second, certificate.NotAfter.Format(time.RFC3339)), err
 	})
 }
 
@@ -360,15 +355,68 @@ func (s *rotating) rebooted(ctx context.Context, p *point) {
 		if err := s.m.isOrdered(ctx); err != nil {
 			return "", err
 		}
+		if serial, err := s.m.serial(); err != nil || serial != s.second {
+			return "", errors.Join(err, fmt.Errorf("the certificate is %s, and not %s", serial, s.second))
+		}
 		active, err := s.m.isActive(ctx, pathUnit)
 		return active + ", and systemd-analyze verify finds no ordering cycle", err
 	})
 	s.c.checkKubeletBack(ctx, p, s.m, time.Now())
 	s.c.checkAsked(ctx, p, s.m, 2)
-	p.check(ctx, "nothing has failed, and no log has the token", func(ctx context.Context) (string, error) {
-		if serial, err := s.m.serial(); err != nil || serial != s.second {
-			return "", errors.Join(err, fmt.Errorf("the certificate is %s, and not %s", serial, s.second))
+}
+
+// longOff has the machine come back to an expired certificate. The path unit starts the kubelet with it, which can do nothing
+// until the agent has joined anew.
+func (s *rotating) longOff(ctx context.Context, p *point) {
+	var line string
+	p.check(ctx, "switched off past the certificate's expiry, it boots, and the agent waits for an approval again", func(ctx context.Context) (_ string, err error) {
+		if err := s.m.powerOff(ctx); err != nil {
+			return "", err
 		}
-		return s.m.isQuiet(ctx, s.token, strings.Split(s.token, ".")[1])
+		if err := age(s.c, s.m, -24*time.Hour); err != nil {
+			return "", err
+		}
+		if err := s.m.boot(ctx); err != nil {
+			return "", err
+		}
+		line, err = s.m.says(ctx, approval.String())
+		return line, err
 	})
+	approved := time.Now()
+	p.check(ctx, "approved, the agent joins anew", func(ctx context.Context) (string, error) {
+		if _, err := s.c.Kubectl(ctx, strings.Fields(approval.FindStringSubmatch(line)[1])...); err != nil {
+			return "", err
+		}
+		return s.m.says(ctx, s.m.valid())
+	})
+	s.c.checkKubeletBack(ctx, p, s.m, approved)
+	p.check(ctx, "the kubelet has asked for a certificate of its own again, and the agent leaves it to that", func(ctx context.Context) (string, error) {
+		var seen string
+		err := eventually(ctx, func() (err error) {
+			seen, err = s.askedBy(ctx, "nodejoin kubelet nodejoin kubelet")
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		text, err := s.m.run(ctx, "nodejoin", "status")
+		if err == nil && !byKubelet.MatchString(text) {
+			err = errors.New(text)
+		}
+		return seen, err
+	})
+}
+
+// askedBy returns an error unless it was these programs that have asked for certificates, in this order.
+func (s *rotating) askedBy(ctx context.Context, programs string) (string, error) {
+	asking, err := s.c.asking(ctx, s.m)
+	var agents []string
+	for _, e := range asking {
+		program, _, _ := strings.Cut(e.UserAgent, "/")
+		agents = append(agents, program)
+	}
+	if err == nil && strings.Join(agents, " ") != programs {
+		err = fmt.Errorf("those who asked for certificates are: %v", agents)
+	}
+	return "by the audit log, requests came from: " + strings.Join(agents, ", "), err
 }
