@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -191,13 +192,13 @@ func (m *machine) drop(ctx context.Context, path, content string) error {
 	return err
 }
 
-// statusFails waits until nodejoin status ends with a status and prints some patterns: the agent tries again meanwhile, and may
+// statusFails waits until nodejoin status ends with one of some statuses and prints some patterns: the agent tries again meanwhile, and may
 // have met something else for a moment. It returns what is printed up to the description of the agent.
-func (m *machine) statusFails(ctx context.Context, exit int, patterns ...string) (text string, err error) {
+func (m *machine) statusFails(ctx context.Context, exits []int, patterns ...string) (text string, err error) {
 	err = eventually(ctx, func() error {
 		text, err = m.run(ctx, "nodejoin", "status")
-		if ended, ok := errors.AsType[*exec.ExitError](err); !ok || ended.ExitCode() != exit {
-			return fmt.Errorf("nodejoin status did not end with %d, and printed (%w):\n%s", exit, err, text)
+		if ended, ok := errors.AsType[*exec.ExitError](err); !ok || !slices.Contains(exits, ended.ExitCode()) {
+			return fmt.Errorf("nodejoin status did not end with %d, and printed (%w):\n%s", exits, err, text)
 		}
 		for _, pattern := range patterns {
 			if !regexp.MustCompile(pattern).MatchString(text) {

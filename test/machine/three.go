@@ -239,7 +239,7 @@ func (s *three) longOff(ctx context.Context, p *point) {
 		return m.says(ctx, `does not accept the client certificate`)
 	})
 	p.check(ctx, "nodejoin status says it, with the remedy, and ends with 4", func(ctx context.Context) (string, error) {
-		return m.statusFails(ctx, 4, "does not accept the client certificate in "+bundleFile+": it expired", "remedy: have a new one made .nodejoin bundle NODE. and put it into "+bundleFile)
+		return m.statusFails(ctx, []int{4}, "does not accept the client certificate in "+bundleFile+": it expired", "remedy: have a new one made .nodejoin bundle NODE. and put it into "+bundleFile)
 	})
 	p.check(ctx, "a new bundle, written to "+bundleFile+", is enough", func(ctx context.Context) (string, error) {
 		bundle, err := s.c.admin(ctx, "bundle", m.name)
