@@ -2,24 +2,17 @@ package systemd
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/kardianos/service"
 
 	"github.com/nodejoin/nodejoin/agent/fault"
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
-// wantClass wants an error of a class, that says something, and with a remedy.
-func wantClass(t *testing.T, err error, class fault.Class, want string) {
-	t.Helper()
-	if fault.ClassOf(err) != class || !strings.Contains(fmt.Sprint(err), want) || fault.Remedy(err) == "" {
-		t.Errorf("%v, of class %d, with the remedy %q", err, fault.ClassOf(err), fault.Remedy(err))
-	}
-}
+var wantClass = expect.Fault
 
 // How the service is, as Windows' service control manager says it.
 func TestSCMStatus(t *testing.T) {
