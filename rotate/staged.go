@@ -55,8 +55,8 @@ func (st *Staged) Commit(pair *KeyPair, now time.Time) error {
 	return client.WriteCopies(pair)
 }
 
-// CommitAround puts the CA bundle and the kubeconfig in place, around the pair that is there.
-func (st *Staged) CommitAround() error {
+// commitAround puts the CA bundle and the kubeconfig in place, around the pair that is there.
+func (st *Staged) commitAround() error {
 	if err := st.store.claim(claim{files: st.content}); err != nil {
 		return err
 	}
@@ -88,5 +88,5 @@ func (s *Store) CommitKubeconfig(k *Kubeconfig) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(staged.CommitAround(), staged.Discard())
+	return errors.Join(staged.commitAround(), staged.Discard())
 }

@@ -144,7 +144,7 @@ func (c *Client) PublishClusterInfo(ctx context.Context, cluster *bootstrap.Clus
 			return nil, err
 		}
 	}
-	published := &Published{Server: cluster.Endpoints[0].URL(), Pins: PinsOf(cluster)}
+	published := &Published{Server: cluster.Endpoints[0].URL(), Pins: pinsOf(cluster)}
 	var err error
 	for attempt := 1; ; attempt++ { // the signer may write at the same moment
 		if published.Changed, err = c.putClusterInfo(ctx, cluster); !errors.Is(err, ErrConflict) || attempt == mostConflicts {
@@ -204,8 +204,8 @@ func tells(text string, cluster *bootstrap.Cluster) bool {
 	return err == nil && told.Endpoints[0] == cluster.Endpoints[0] && told.CA.Equal(cluster.CA) && told.TLSServerName == cluster.TLSServerName
 }
 
-// PinsOf returns the pin of each CA certificate of a cluster.
-func PinsOf(cluster *bootstrap.Cluster) []string {
+// pinsOf returns the pin of each CA certificate of a cluster.
+func pinsOf(cluster *bootstrap.Cluster) []string {
 	var pins []string
 	for _, cert := range cluster.CA.Certificates() {
 		if pin := bootstrap.PinOf(cert).String(); !slices.Contains(pins, pin) {

@@ -34,7 +34,7 @@ func (c *Client) ClusterForNodes(ctx context.Context) (cluster *bootstrap.Cluste
 // Command returns the command line with which a machine joins, the token in it.
 func (i *Invitation) Command() string {
 	words := []string{"nodejoin", "join", i.Cluster.Endpoints[0].String(), "--token", i.Token.Bearer().Reveal()}
-	for _, pin := range PinsOf(i.Cluster) {
+	for _, pin := range pinsOf(i.Cluster) {
 		words = append(words, "--discovery-token-ca-cert-hash", pin)
 	}
 	if i.Cluster.TLSServerName != "" {
@@ -61,7 +61,7 @@ func (i *Invitation) UserData(machine cloudinit.Machine) ([]byte, error) {
 			who, i.Cluster.Endpoints[0], until),
 		Config: &config.File{
 			NodeName: i.Node,
-			Cluster:  config.Cluster{Servers: []string{i.Cluster.Endpoints[0].String()}, TLSServerName: i.Cluster.TLSServerName, CACertHashes: PinsOf(i.Cluster)},
+			Cluster:  config.Cluster{Servers: []string{i.Cluster.Endpoints[0].String()}, TLSServerName: i.Cluster.TLSServerName, CACertHashes: pinsOf(i.Cluster)},
 		},
 		Files:   []cloudinit.File{{Path: cloudinit.TokenFile, Content: []byte(i.Token.Bearer().Reveal())}},
 		Machine: machine,
