@@ -87,18 +87,13 @@ func cmdAgent(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(s.agent.Start(s.ctx))
 		ts.Check(s.eventually(func() error { return s.underWay(ts, log) }))
 	case verb == "stop":
-		begun := time.Now()
-		ts.Check(s.agent.Stop())
-		ts.Check(s.agent.Err())
-		if passed := time.Since(begun); passed > 5*time.Second {
-			ts.Fatalf("the agent took %s to end", passed)
-		}
+		ts.Check(s.stopAgent())
 	case verb == "kill":
 		s.agent.Kill()
 	case verb == "hup":
-		ts.Check(signalTo(s.agent, "HUP"))
+		ts.Check(signalTo(s.agent, syscall.SIGHUP))
 	case verb == "abort":
-		ts.Check(signalTo(s.agent, "ABRT"))
+		ts.Check(signalTo(s.agent, syscall.SIGABRT))
 		<-s.agent.Done()
 		if exit, ok := errors.AsType[*exec.ExitError](s.agent.Err()); !ok || !exit.Sys().(syscall.WaitStatus).Signaled() {
 			ts.Fatalf("SIGABRT has ended it with: %v", s.agent.Err())
@@ -174,8 +169,23 @@ func (s *story) underWay(ts *testscript.TestScript, before fs.FileInfo) error {
 	return errors.Join(err, errors.New("the agent says nothing"))
 }
 
-func signalTo(p *testbed.Process, name string) error {
-	return exec.CommandContext(context.Background(), "kill", "-"+name, strconv.Itoa(p.PID())).Run()
+// stopAgent ends the agent, and says where it hangs if it does not end in time.
+func (s *story) stopAgent() error {
+	const limit = 5 * time.Second
+	late := time.AfterFunc(limit, func() { _ = signalTo(s.agent, syscall.SIGABRT) })
+	err := errors.Join(s.agent.Stop(), s.agent.Err())
+	if !late.Stop() {
+		return fmt.Errorf("the agent took longer than %s to end (%w):\n%s", limit, err, s.agent.Tail(400))
+	}
+	return err
+}
+
+func signalTo(p *testbed.Process, signal syscall.Signal) error {
+	pid := p.PID()
+	if pid == 0 { // kill(2) takes it for this process group
+		return fmt.Errorf("%s does not run", p.Name)
+	}
+	return syscall.Kill(pid, signal)
 }
 
 // exitCode returns the exit status that an error of os/exec tells, -1 for any other error.
