@@ -160,11 +160,13 @@ func (c *cluster) asking(ctx context.Context, m *machine) ([]testbed.AuditEvent,
 	})
 }
 
-// refused returns what was not allowed to a machine since a moment: 401 and 403.
-func (c *cluster) refused(ctx context.Context, m *machine, since time.Time) ([]string, error) {
+// refused returns what was not allowed to a machine since a moment: 401 and 403. An API server that has just started allows little
+// until it is ready: what it refused in an outage does not count.
+func (c *cluster) refused(ctx context.Context, m *machine, since time.Time, outages []testbed.Outage) ([]string, error) {
 	events, err := c.AuditEvents(ctx, func(e testbed.AuditEvent) bool {
 		code := e.ResponseStatus.Code
-		return (code == http.StatusUnauthorized || code == http.StatusForbidden) && slices.Contains(e.SourceIPs, m.address) && e.StageTimestamp.After(since)
+		return (code == http.StatusUnauthorized || code == http.StatusForbidden) && slices.Contains(e.SourceIPs, m.address) && e.StageTimestamp.After(since) &&
+			!slices.ContainsFunc(outages, func(o testbed.Outage) bool { return e.StageTimestamp.After(o.From) && e.StageTimestamp.Before(o.To) })
 	})
 	var lines []string
 	for _, e := range events {

@@ -28,7 +28,7 @@ func (s *upgrades) rotations(ctx context.Context, p *point) {
 	})
 	s.rotateCA(ctx, p)
 	p.check(ctx, "the API server has refused nothing to the machine meanwhile (401, 403), and nothing has failed", func(ctx context.Context) (string, error) {
-		lines, err := s.c.refused(ctx, s.m, p.began)
+		lines, err := s.c.refused(ctx, s.m, p.began, s.outages)
 		if err == nil && len(lines) > 0 {
 			err = errors.New(strings.Join(lines, "\n"))
 		}
@@ -212,6 +212,7 @@ func (s *upgrades) stepCA(ctx context.Context, pki testbed.PKI) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	s.outages = append(s.outages, outage)
 	err = eventually(ctx, func() error {
 		text, err := os.ReadFile(filepath.Join(s.m.root, caFile))
 		if err != nil {

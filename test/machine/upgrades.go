@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/nodejoin/nodejoin/test/testbed"
 )
 
 // upgrades is the story of a machine whose package changes, and then of its rotations.
@@ -16,6 +18,8 @@ type upgrades struct {
 	*bed
 	c *cluster
 	m *machine
+
+	outages []testbed.Outage // of the cluster's
 }
 
 func (b *bed) tellOfUpgrades(ctx context.Context, next func(number, title string) *point) {
