@@ -63,8 +63,8 @@ packages: ## make dist: deb, rpm, archives, bill of materials, checksums (VERSIO
 packages-test: ## as root on Debian: packages built twice are equal, lint, install, upgrade, remove, and come from signed repositories
 	packaging/check
 
-machine-test: controlplane ## as root: boot Debian machines with the packages and cloud-init, and check them against a real control plane
-	$(GO) run ./test/machine
+machine-test: controlplane ## as root: boot Debian machines with the packages and cloud-init, and check them against a real control plane (SUITE=trixie: that release)
+	$(GO) run ./test/machine $(if $(SUITE),-suite '$(SUITE)')
 
 lint: ## golangci-lint over this module; go vet over the nested ones
 	.ci/golangci-lint run ./...

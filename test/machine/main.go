@@ -49,7 +49,8 @@ func main() {
 // setup is what the inner process is told.
 type setup struct {
 	dir    string // for everything that is temporary
-	tree   string // the Debian tree
+	suite  string // the Debian release
+	tree   string // a tree of it
 	older  string // the package, in two versions
 	newer  string
 	points string // the numbers of the points to check; empty: all
@@ -61,6 +62,7 @@ func (s *setup) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("machine", flag.ContinueOnError)
 	f.StringVar(&s.older, "older", "", "a Debian package of nodejoin (default: it is built)")
 	f.StringVar(&s.newer, "newer", "", "a newer one")
+	f.StringVar(&s.suite, "suite", "bookworm", "the Debian release of the machines, for debootstrap")
 	f.StringVar(&s.points, "points", "", "the points to check, as in 1,4,rpm, with all others of their stories (default: all)")
 	f.BoolVar(&s.inner, "inner", false, "this is the process in namespaces of its own (used by the program itself)")
 	f.StringVar(&s.dir, "dir", "", "its temporary directory")
@@ -69,7 +71,7 @@ func (s *setup) flags() *flag.FlagSet {
 }
 
 func (s *setup) args() []string {
-	return []string{"-inner", "-dir=" + s.dir, "-tree=" + s.tree, "-older=" + s.older, "-newer=" + s.newer, "-points=" + s.points}
+	return []string{"-inner", "-dir=" + s.dir, "-suite=" + s.suite, "-tree=" + s.tree, "-older=" + s.older, "-newer=" + s.newer, "-points=" + s.points}
 }
 
 // wants reports whether one of some points is to be checked.
@@ -157,7 +159,7 @@ func (s *setup) prepare(ctx context.Context) (err error) {
 			err = errors.Join(err, <-checked)
 		}()
 	}
-	if s.tree, err = debianTree(ctx); err != nil {
+	if s.tree, err = debianTree(ctx, s.suite); err != nil {
 		return err
 	}
 	if s.older == "" || s.newer == "" {

@@ -57,7 +57,7 @@ func (s *setup) test(ctx context.Context) error {
 
 // report prints the report, and returns an error when a check failed.
 func report(points []*point, s *setup) error {
-	fmt.Printf("\nThe machine test: Debian %s, systemd-nspawn, Kubernetes' own control plane\n", suite)
+	fmt.Printf("\nThe machine test: Debian %s, systemd-nspawn, Kubernetes' own control plane\n", s.suite)
 	var wrong []string
 	for _, p := range points {
 		p.print(os.Stdout)

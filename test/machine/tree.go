@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	suite = "bookworm"
 	// first is what debootstrap installs, which does not resolve everything that apt does: a dependency on a virtual package,
 	// such as python3-cryptography's, stays unmet.
 	first = "systemd,systemd-sysv,dbus,iproute2,ca-certificates"
 	// then is what apt installs. procps is what a person finds on a real machine.
-	then = "cloud-init containerd runc iptables procps"
+	// cloud-init makes host keys with openssh-client.
+	then = "cloud-init openssh-client containerd runc iptables procps"
 )
 
 // recipe makes a machine's tree in $1. No service is started while packages are configured: policy-rc.d says so
@@ -35,13 +35,15 @@ chroot "$tree" apt-get install -q -y --no-install-recommends $THEN
 chroot "$tree" apt-get clean
 # Nobody here speaks another language, and there is one source of user data.
 printf 'locale: false\ndatasource_list: [NoCloud, None]\n' >"$tree/etc/cloud/cloud.cfg.d/90-machine.cfg"
+# No module can be loaded from a container, and later systemds call that a failure.
+ln -s /dev/null "$tree/etc/systemd/system/systemd-modules-load.service"
 # Each machine makes its own. An empty machine-id is one of an image; without the file systemd would ask a person to set it up.
 rm -f "$tree/usr/sbin/policy-rc.d" "$tree/etc/resolv.conf" "$tree/var/lib/dbus/machine-id" "$tree/etc/hostname"
 : >"$tree/etc/machine-id"
 `
 
-// debianTree returns a Debian tree with systemd, cloud-init and containerd, and makes it where it is not in the cache.
-func debianTree(ctx context.Context) (string, error) {
+// debianTree returns a tree of a Debian release with systemd, cloud-init and containerd, and makes it where it is not in the cache.
+func debianTree(ctx context.Context, suite string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("where to keep the Debian tree: %w", err)
@@ -51,7 +53,7 @@ func debianTree(ctx context.Context) (string, error) {
 	if _, err := os.Stat(tree); err == nil {
 		return tree, nil
 	}
-	fmt.Fprintf(os.Stderr, "machine: making a Debian tree for machines in %s, once (more than a minute)\n", tree)
+	fmt.Fprintf(os.Stderr, "machine: making a tree of Debian %s for machines in %s, once (more than a minute)\n", suite, tree)
 	if err := os.MkdirAll(filepath.Dir(tree), 0o755); err != nil {
 		return "", err
 	}
@@ -59,7 +61,7 @@ func debianTree(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := makeTree(ctx, making); err != nil {
+	if err := makeTree(ctx, suite, making); err != nil {
 		return "", errors.Join(fmt.Errorf("make a Debian tree: %w", err), os.RemoveAll(making))
 	}
 	if err := errors.Join(os.Chmod(making, 0o755), os.Rename(making, tree)); err != nil {
@@ -68,7 +70,7 @@ func debianTree(ctx context.Context) (string, error) {
 	return tree, nil
 }
 
-func makeTree(ctx context.Context, tree string) error {
+func makeTree(ctx context.Context, suite, tree string) error {
 	cmd := grouped(exec.CommandContext(ctx, "sh", "-c", recipe, "sh", tree))
 	cmd.Env = append(os.Environ(), "FIRST="+first, "THEN="+then, "SUITE="+suite)
 	log, err := os.CreateTemp("", "debootstrap-*.log")
