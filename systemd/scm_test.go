@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/kardianos/service"
 
@@ -22,15 +23,17 @@ func TestSCMStatus(t *testing.T) {
 		status scmStatus
 		want   Report
 	}{
-		{"never started", scmStatus{scmStopped, errorNeverStarted, 0}, Report{State: Stopped}},
-		{"stopped", scmStatus{scmStopped, 0, 0}, Report{State: Stopped}},
-		{"a wrong configuration", scmStatus{scmStopped, errorServiceSpecific, 2}, Report{State: Failed, Detail: "it ended with exit status 2", exit: 2}},
-		{"the process is gone", scmStatus{scmStopped, errorProcessAborted, 0}, Report{State: Failed, Detail: "it ended unexpectedly, and is started again", exit: 1}},
-		{"access denied", scmStatus{scmStopped, 5, 0}, Report{State: Failed, Detail: "it ended with Windows' error 5"}},
-		{"starting", scmStatus{scmStartPending, 0, 0}, Report{State: Starting}},
-		{"running", scmStatus{running, 0, 0}, Report{State: Running}},
-		{"paused", scmStatus{paused, 0, 0}, Report{State: Running}},
-		{"stopping", scmStatus{scmStopPending, 0, 0}, Report{State: Running, Detail: "it is being stopped"}},
+		{"never started", scmStatus{state: scmStopped, exit: errorNeverStarted}, Report{State: Stopped}},
+		{"stopped", scmStatus{state: scmStopped}, Report{State: Stopped}},
+		{"a wrong configuration", scmStatus{state: scmStopped, exit: errorServiceSpecific, specific: 2}, Report{State: Failed, Detail: "it ended with exit status 2", exit: 2}},
+		{"the process is gone", scmStatus{state: scmStopped, exit: errorProcessAborted}, Report{State: Failed, Detail: "it ended unexpectedly, and is started again", exit: 1, again: true}},
+		{"the process is gone, and nobody can start it", scmStatus{state: scmStopped, exit: errorProcessAborted, disabled: true}, Report{State: Failed, Detail: "it ended unexpectedly", exit: 1}},
+		{"it failed while it was stopped", scmStatus{state: scmStopped, exit: errorServiceSpecific, specific: 1}, Report{State: Failed, Detail: "it ended with exit status 1", exit: 1}},
+		{"access denied", scmStatus{state: scmStopped, exit: 5}, Report{State: Failed, Detail: "it ended with Windows' error 5"}},
+		{"starting", scmStatus{state: scmStartPending}, Report{State: Starting}},
+		{"running", scmStatus{state: running}, Report{State: Running}},
+		{"paused", scmStatus{state: paused}, Report{State: Running}},
+		{"stopping", scmStatus{state: scmStopPending}, Report{State: Running, Detail: "it is being stopped", stopping: true}},
 	} {
 		var got Report
 		if test.status.tell(&got); got != test.want {
@@ -56,8 +59,9 @@ func (c *control) Status() (*Report, error) {
 	return report, nil
 }
 func (c *control) Settle() (string, error) { return "", c.settles }
+func (c *control) Stop() error             { c.did = append(c.did, "stop"); return nil }
 
-// verbs are kardianos/service's.
+// verbs are kardianos/service's. Its Stop and Restart wait without end, and are not here.
 type verbs struct {
 	service.Service
 	c *control
@@ -67,8 +71,6 @@ func (v verbs) do(verb string) error { v.c.did = append(v.c.did, verb); return n
 func (v verbs) Install() error       { return v.do("install") }
 func (v verbs) Uninstall() error     { return v.do("uninstall") }
 func (v verbs) Start() error         { return v.do("start") }
-func (v verbs) Stop() error          { return v.do("stop") }
-func (v verbs) Restart() error       { return v.do("restart") }
 
 func newControl(says ...scmStatus) (*control, *Service) {
 	c := &control{says: says}
@@ -76,8 +78,11 @@ func newControl(says ...scmStatus) (*control, *Service) {
 }
 
 func TestSCMVerbs(t *testing.T) {
-	stopped, starting, running := scmStatus{scmStopped, 0, 0}, scmStatus{scmStartPending, 0, 0}, scmStatus{4, 0, 0}
-	wrong, gone := scmStatus{scmStopped, errorServiceSpecific, 2}, scmStatus{scmStopped, errorProcessAborted, 0}
+	stopped, starting, running := scmStatus{state: scmStopped}, scmStatus{state: scmStartPending}, scmStatus{state: 4}
+	wrong, gone := scmStatus{state: scmStopped, exit: errorServiceSpecific, specific: 2}, scmStatus{state: scmStopped, exit: errorProcessAborted}
+	stopping, broken := scmStatus{state: scmStopPending}, scmStatus{state: scmStopped, exit: errorServiceSpecific, specific: 1}
+	disabled := scmStatus{state: scmStopped, exit: errorProcessAborted, disabled: true}
+	uninstall := func(s *Service) error { _, err := s.Uninstall(); return err }
 	start, stop, restart := (*Service).Start, (*Service).Stop, (*Service).Restart
 	for _, test := range []struct {
 		name  string
@@ -98,20 +103,39 @@ func TestSCMVerbs(t *testing.T) {
 		{"stop of one that is stopped", stop, []scmStatus{stopped}, nil, 0, ""},
 		{"stop of one that has failed for good", stop, []scmStatus{wrong}, nil, 0, ""},
 		{"stop between two tries", stop, []scmStatus{gone}, nil, fault.Unexpected, "about to be started again"},
-		{"restart", restart, []scmStatus{running, starting, running}, []string{"restart"}, 0, ""},
+		{"start of one that never gets ready", start, []scmStatus{stopped, starting}, []string{"start"}, fault.Unexpected, "is not ready within"},
+		{"start of one that is being stopped", start, []scmStatus{stopping, stopping, stopped, starting, running}, []string{"start"}, 0, ""},
+		{"stop of one that failed at its end", stop, []scmStatus{broken}, nil, 0, ""},
+		{"stop between two tries of one that is disabled", stop, []scmStatus{disabled}, nil, 0, ""},
+		{"stop of one that is starting", stop, []scmStatus{starting, starting, running, stopping, stopped}, []string{"stop"}, 0, ""},
+		{"stop of one that never gets ready", stop, []scmStatus{starting}, nil, fault.Unexpected, "cannot stop the service: it is starting"},
+		{"stop of one that ends as it starts", stop, []scmStatus{starting, wrong}, nil, 0, ""},
+		{"stop of one that is being stopped", stop, []scmStatus{stopping, stopping, stopped}, nil, 0, ""},
+		{"stop of one that does not stop", stop, []scmStatus{running, stopping}, []string{"stop"}, fault.Unexpected, "does not stop within"},
+		{"stop of one that dies meanwhile", stop, []scmStatus{running, stopping, gone}, []string{"stop"}, fault.Unexpected, "about to be started again"},
+		{"restart", restart, []scmStatus{running, stopping, stopped, starting, running}, []string{"stop", "start"}, 0, ""},
+		{"restart of one that is starting", restart, []scmStatus{starting, running, stopped, running}, []string{"stop", "start"}, 0, ""},
+		{"restart of one that does not stop", restart, []scmStatus{running, stopping}, []string{"stop"}, fault.Unexpected, "does not stop within"},
+		{"restart between two tries", restart, []scmStatus{gone, running}, []string{"start"}, 0, ""},
+		{"uninstall", uninstall, []scmStatus{running, stopping, stopped}, []string{"stop", "uninstall"}, 0, ""},
+		{"uninstall of one that is starting", uninstall, []scmStatus{starting, running, stopped}, []string{"stop", "uninstall"}, 0, ""},
+		{"uninstall of one that does not stop", uninstall, []scmStatus{running}, []string{"stop"}, fault.Unexpected, "cannot uninstall the service: it does not stop within"},
+		{"uninstall between two tries", uninstall, []scmStatus{gone}, []string{"uninstall"}, 0, ""},
 		{"restart of one that is stopped", restart, []scmStatus{stopped, running}, []string{"start"}, 0, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, s := newControl(test.says...)
-			err := test.verb(s)
-			if !slices.Equal(c.did, test.did) {
-				t.Errorf("it did %q", c.did)
-			}
-			if test.class != 0 {
-				wantClass(t, err, test.class, test.want)
-			} else if err != nil {
-				t.Error(err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				c, s := newControl(test.says...)
+				err := test.verb(s)
+				if !slices.Equal(c.did, test.did) {
+					t.Errorf("it did %q", c.did)
+				}
+				if test.class != 0 {
+					wantClass(t, err, test.class, test.want)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }
@@ -126,7 +150,7 @@ func TestSCMInstall(t *testing.T) {
 	if _, err := s.Install(`C:\nodejoin.exe`); !errors.Is(err, c.settles) || !slices.Equal(c.did, []string{"install", "uninstall"}) {
 		t.Errorf("a half of it is left: %v, it did %q", err, c.did)
 	}
-	c, s = newControl(scmStatus{scmStopped, 0, 0})
+	c, s = newControl(scmStatus{state: scmStopped})
 	_, err := s.Install(`C:\nodejoin.exe`)
 	wantClass(t, err, fault.Files, "installed already")
 	if len(c.did) != 0 {

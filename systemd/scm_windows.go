@@ -54,24 +54,40 @@ func (s scm) Status() (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for the service: %w", err)
 	}
-	scmStatus{uint32(now.State), now.Win32ExitCode, now.ServiceSpecificExitCode}.tell(report)
-	report.Executable, report.AtBoot, err = configured(handle)
+	command, start, err := configured(handle)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for the service: %w", err)
 	}
+	scmStatus{uint32(now.State), now.Win32ExitCode, now.ServiceSpecificExitCode, start == windows.SERVICE_DISABLED}.tell(report)
+	report.Executable, report.AtBoot = command, start == windows.SERVICE_AUTO_START
 	return report, nil
 }
 
-// configured returns the command line of a service, and whether it is started at boot.
-func configured(service windows.Handle) (command string, atBoot bool, err error) {
+// configured returns the command line of a service, and when it is started.
+func configured(service windows.Handle) (command string, start uint32, err error) {
 	const most = 8 << 10 // QueryServiceConfig returns no more
 	buffer := make([]uint64, most/8)
 	config := (*windows.QUERY_SERVICE_CONFIG)(unsafe.Pointer(&buffer[0])) //nolint:gosec // the system call's way to return a structure
 	var needed uint32
 	if err := windows.QueryServiceConfig(service, config, most, &needed); err != nil {
-		return "", false, err
+		return "", 0, err
 	}
-	return windows.UTF16PtrToString(config.BinaryPathName), config.StartType == windows.SERVICE_AUTO_START, nil
+	return windows.UTF16PtrToString(config.BinaryPathName), config.StartType, nil
+}
+
+// Stop implements [native]. kardianos/service's waits without end for a service that does not stop.
+func (s scm) Stop() error {
+	handle, closed, err := s.open(windows.SERVICE_STOP)
+	if err != nil {
+		return err
+	}
+	defer closed()
+	var now windows.SERVICE_STATUS
+	err = windows.ControlService(handle, windows.SERVICE_CONTROL_STOP, &now)
+	if errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) { // it has ended by itself
+		return nil
+	}
+	return err
 }
 
 // Settle implements [native]: the service is started after the others, whose network it needs, and again when it has failed.

@@ -50,8 +50,10 @@ type Report struct {
 	Detail     string `json:"detail,omitempty"`     // what the service manager says of it
 	Note       string `json:"note,omitempty"`       // what to know, or to do next
 
-	pid  string // of what runs, with systemd
-	exit int    // the exit status of one that has ended with one that is not 0
+	pid      string // of what runs, with systemd
+	exit     int    // the exit status of one that has ended with one that is not 0
+	stopping bool   // it runs, and was told to stop; known on Windows alone, as is the next
+	again    bool   // it has failed, and its manager is about to start it again
 }
 
 // Find returns the service with the service manager of this machine. In a chroot or an image that has systemd but does not
@@ -245,7 +247,11 @@ func (s *Service) Uninstall() (*Report, error) {
 	if err != nil {
 		return nil, s.failed("uninstall", err)
 	}
-	if state.State == Running {
+	if s.native != nil {
+		if err := s.halt("uninstall", state); err != nil {
+			return nil, err
+		}
+	} else if state.State == Running {
 		if err := inner.Stop(); err != nil {
 			return nil, s.failed("stop", err)
 		}
@@ -280,7 +286,7 @@ func (s *Service) act(verb string, by func(service.Service) error) error {
 	if state.State == NotInstalled {
 		return notInstalled(verb)
 	}
-	if verb == "start" && state.State == Running || verb == "stop" && state.State == Stopped {
+	if verb == "start" && state.State == Running && !state.stopping || verb == "stop" && state.State == Stopped {
 		return nil
 	}
 	if s.Manager == "openrc" { // kardianos/service does the same, and keeps to itself what is said of a failure
@@ -292,10 +298,7 @@ func (s *Service) act(verb string, by func(service.Service) error) error {
 		return s.failed(verb, err)
 	}
 	if s.native != nil {
-		if verb == "restart" && state.State != Running { // there is nothing to stop, which would be an error
-			by = service.Service.Start
-		}
-		return s.actNatively(verb, state, func() error { return by(inner) })
+		return s.actNatively(verb, state, inner.Start)
 	}
 	return s.failed(verb, by(inner))
 }
