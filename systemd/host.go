@@ -50,6 +50,8 @@ func (h *hosted) host(serve func() error) error {
 		case <-h.ended:
 			return h.err
 		default:
+			h.cancel()
+			<-h.ended
 			return fmt.Errorf("cannot answer to the service control manager: %w", err)
 		}
 	}

@@ -15,9 +15,11 @@ import (
 // loop has ended, and hears that the service has stopped. Where nobody reports that it waits for ever, as on Windows.
 type manager struct {
 	stop     bool
-	reported bool   // that the service has stopped
-	status   uint32 // with this exit status
+	reported chan uint32 // the exit status with which it hears that the service has stopped
 }
+
+// reportTime is what such a report takes.
+const reportTime = 50 * time.Millisecond
 
 func (m *manager) serve(h *hosted) error {
 	if m.stop {
@@ -25,8 +27,8 @@ func (m *manager) serve(h *hosted) error {
 	}
 	<-h.ended
 	status := h.leave(m.stop)
-	time.Sleep(50 * time.Millisecond) // the report takes its time
-	m.reported, m.status = true, status
+	time.Sleep(reportTime)
+	m.reported <- status
 	return nil
 }
 
@@ -55,7 +57,7 @@ func TestHost(t *testing.T) {
 				}
 				return test.end
 			})
-			m := &manager{stop: test.stop}
+			m := &manager{stop: test.stop, reported: make(chan uint32, 1)}
 			ended := make(chan error, 1)
 			go func() { ended <- h.host(func() error { return m.serve(h) }) }()
 			select {
@@ -63,14 +65,21 @@ func TestHost(t *testing.T) {
 				if !errors.Is(err, test.end) || (err == nil) != (test.end == nil) {
 					t.Errorf("it ended with %v", err)
 				}
-				if test.silent {
-					return // the manager's own goroutine waits in it for the end of the process
-				}
-				if !m.reported || m.status != test.status {
-					t.Errorf("reported: %t, status %d", m.reported, m.status)
-				}
 			case <-time.After(10 * time.Second):
 				t.Fatal("it does not end")
+			}
+			if test.silent { // the manager's own goroutine waits in leave for the end of the process, which has no time to report
+				time.Sleep(4 * reportTime)
+			}
+			select {
+			case status := <-m.reported:
+				if test.silent || status != test.status {
+					t.Errorf("it reported the status %d", status)
+				}
+			default:
+				if !test.silent {
+					t.Error("it ended before the manager knew")
+				}
 			}
 		})
 	}
@@ -78,13 +87,17 @@ func TestHost(t *testing.T) {
 
 // Where the manager cannot be answered to, nothing runs on without it.
 func TestHostWithoutManager(t *testing.T) {
-	h := newHosted(t.Context(), func(ctx context.Context) error { <-ctx.Done(); return nil })
+	h := newHosted(t.Context(), func(ctx context.Context) error {
+		<-ctx.Done()
+		time.Sleep(50 * time.Millisecond) // it puts away what it was at
+		return nil
+	})
 	if err := h.host(func() error { return errors.New("no manager") }); err == nil || !strings.HasSuffix(err.Error(), "manager: no manager") {
 		t.Errorf("it ended with %v", err)
 	}
 	select {
 	case <-h.ended:
-	case <-time.After(10 * time.Second):
+	default:
 		t.Error("the loop runs on")
 	}
 }
