@@ -16,7 +16,8 @@
 // which the unit has RestartPreventExitStatus= are reported, as ERROR_SERVICE_SPECIFIC_ERROR and the exit status, and the service
 // stays stopped until a person starts it; with every other failure the process ends without a report, and is started again after
 // 5 seconds, 30 seconds and then every 5 minutes, until it has run for an hour. The manager then shows ERROR_PROCESS_ABORTED in
-// place of the exit status. What the program would write to standard error is in the event log.
+// place of the exit status. What the program would write to standard error is in the event log, an event a line. Not there is what
+// Go's runtime says of a crash, such as a panic: it writes to standard error itself, which a service does not have.
 //
 // # The protocol
 //

@@ -3,8 +3,10 @@ package systemd
 import (
 	"context"
 	"io"
+	"iter"
 	"log/slog"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
@@ -93,4 +95,28 @@ func severity(line string) (slog.Level, string) {
 		}
 	}
 	return slog.LevelInfo, line
+}
+
+// eventRoom is how long the text of an event may be, in bytes: Windows' ReportEvent refuses more than 31839 UTF-16 units, which
+// are never more than the bytes.
+const eventRoom = 30_000
+
+// events yields what is to be an event each of a text that is written, with its severity: the lines, and a long one in pieces.
+func events(text string) iter.Seq2[slog.Level, string] {
+	return func(yield func(slog.Level, string) bool) {
+		for line := range strings.Lines(text) {
+			level, rest := severity(strings.TrimSpace(line))
+			rest = strings.ReplaceAll(rest, "\x00", " ") // which would end it
+			for rest != "" {
+				end := min(len(rest), eventRoom)
+				for end < len(rest) && end > eventRoom-utf8.UTFMax && !utf8.RuneStart(rest[end]) {
+					end--
+				}
+				if !yield(level, rest[:end]) {
+					return
+				}
+				rest = rest[end:]
+			}
+		}
+	}
 }

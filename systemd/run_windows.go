@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -90,24 +91,26 @@ func Stderr(stderr io.Writer) io.Writer {
 	return &eventWriter{log}
 }
 
-// eventWriter makes an event of each Write.
+// eventWriter makes an event of each line of a Write.
 type eventWriter struct{ log *eventlog.Log }
 
 // eventID is the only one: the message says all there is to say.
 const eventID = 1
 
-func (w *eventWriter) Write(line []byte) (int, error) {
-	level, text := severity(strings.TrimSpace(string(line)))
-	text = strings.ReplaceAll(text, "\x00", " ") // which would end it
-	report := w.log.Info
-	switch {
-	case level >= slog.LevelError:
-		report = w.log.Error
-	case level >= slog.LevelWarn:
-		report = w.log.Warning
+func (w *eventWriter) Write(text []byte) (int, error) {
+	var lost error
+	for level, line := range events(string(text)) {
+		report := w.log.Info
+		switch {
+		case level >= slog.LevelError:
+			report = w.log.Error
+		case level >= slog.LevelWarn:
+			report = w.log.Warning
+		}
+		lost = errors.Join(lost, report(eventID, line))
 	}
-	if err := report(eventID, text); err != nil {
-		return 0, err
+	if lost != nil {
+		return 0, lost
 	}
-	return len(line), nil
+	return len(text), nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -164,6 +165,38 @@ func TestSeverity(t *testing.T) {
 		level, text := severity(line)
 		if level != want || len(text) > 0 && text[0] == '<' {
 			t.Errorf("%q: %v, %q", line, level, text)
+		}
+	}
+}
+
+// Nothing that is written is too much for an event, and nothing is lost.
+func TestEvents(t *testing.T) {
+	type event struct {
+		level slog.Level
+		text  string
+	}
+	long := strings.Repeat("x", eventRoom)
+	wide := strings.Repeat("x", eventRoom-1) + "é"
+	for _, test := range []struct {
+		name, text string
+		want       []event
+	}{
+		{"a line", "<6>runs\n", []event{{slog.LevelInfo, "runs"}}},
+		{"an error and its remedy", "<3>nodejoin: denied\r\n<3>  remedy: ask again\n", []event{{slog.LevelError, "nodejoin: denied"}, {slog.LevelError, "  remedy: ask again"}}},
+		{"lines of their own severity", "<4>late\n\nplain", []event{{slog.LevelWarn, "late"}, {slog.LevelInfo, "plain"}}},
+		{"what would end it", "<6>a\x00b", []event{{slog.LevelInfo, "a b"}}},
+		{"as long as it may be", "<4>" + long, []event{{slog.LevelWarn, long}}},
+		{"longer", "<4>" + long + "rest", []event{{slog.LevelWarn, long}, {slog.LevelWarn, "rest"}}},
+		{"no half of a character", wide, []event{{slog.LevelInfo, wide[:eventRoom-1]}, {slog.LevelInfo, "é"}}},
+		{"no text", strings.Repeat("\x80", eventRoom+1), []event{{slog.LevelInfo, strings.Repeat("\x80", eventRoom-4)}, {slog.LevelInfo, strings.Repeat("\x80", 5)}}},
+		{"nothing", "\n", nil},
+	} {
+		var got []event
+		for level, text := range events(test.text) {
+			got = append(got, event{level, text})
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %.200v", test.name, got)
 		}
 	}
 }
