@@ -224,7 +224,7 @@ func (s *Service) actOnUnit(verb string) error {
 	if state.State == NotInstalled {
 		return notInstalled(verb)
 	}
-	const look = "look at its last words: journalctl -u " + Name + " -n 20"
+	const look = "look at its last words: " + fault.Journal + " -n 20"
 	if _, err := s.systemctl(verb, unitName); err != nil {
 		class := fault.Unexpected
 		if state, unknown := s.unitStatus(); unknown == nil && state.exit > int(class) && state.exit <= int(fault.Files) {

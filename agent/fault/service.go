@@ -19,10 +19,17 @@ func isThere(path string) bool {
 	return err == nil
 }
 
+// Journal shows the log of the service on a machine that runs systemd.
+const Journal = "journalctl -u nodejoin"
+
+// What tells of a service manager. Scripts are for sysvinit and BusyBox' init, which leave no other trace; OpenRC and procd have
+// them as well.
 const (
 	systemdRuns = "/run/systemd/system"
 	openRCRuns  = "/run/openrc"
 	upstartRuns = "/sbin/upstart-udev-bridge"
+	procdRuns   = "/sbin/procd"
+	scripts     = "/etc/init.d/"
 )
 
 func logOn(system string, there func(path string) bool) string {
@@ -31,12 +38,16 @@ func logOn(system string, there func(path string) bool) string {
 		return "powershell Get-EventLog Application -Source nodejoin -Newest 20"
 	case system == "darwin":
 		return "tail /var/log/nodejoin.err.log"
-	case !there(systemdRuns) && there(openRCRuns):
+	case there(systemdRuns):
+		return Journal
+	case there(openRCRuns):
 		return "tail /var/log/nodejoin.log"
-	case !there(systemdRuns) && there(upstartRuns):
+	case there(procdRuns):
+		return "logread -e nodejoin"
+	case there(upstartRuns) || there(scripts+"nodejoin"):
 		return "tail /var/log/nodejoin.err"
 	}
-	return "journalctl -u nodejoin"
+	return Journal
 }
 
 func restartOn(system string, there func(path string) bool, service string) string {
@@ -45,10 +56,13 @@ func restartOn(system string, there func(path string) bool, service string) stri
 		return "powershell Restart-Service " + Word(service)
 	case system == "darwin":
 		return "launchctl kickstart -k system/" + Word(service)
-	case !there(systemdRuns) && there(openRCRuns):
+	case there(systemdRuns):
+	case there(openRCRuns):
 		return "rc-service " + Word(service) + " restart"
-	case !there(systemdRuns) && there(upstartRuns):
+	case there(upstartRuns):
 		return "initctl restart " + Word(service)
+	case there(scripts + service):
+		return Word(scripts+service) + " restart"
 	}
 	return "systemctl restart " + Word(service)
 }
