@@ -70,7 +70,8 @@ func (s *issuers) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(s.jwt.seed(byJWT), s.oidc.seed(byClient), s.oidc.copyIn(s.older, "/opt/nodejoin.deb"))
+	// Their host names say nothing of what nodes they are to be.
+	err = errors.Join(s.jwt.seedAs("image", byJWT), s.oidc.seedAs("image", byClient), s.oidc.copyIn(s.older, "/opt/nodejoin.deb"))
 	for _, m := range []*machine{s.jwt, s.oidc} {
 		err = errors.Join(err, m.trust(s.provider.CA), m.hurryWatchdog())
 	}
@@ -138,7 +139,7 @@ func (s *issuers) withJWT(node string) (string, error) {
 	}
 	s.secrets = append(s.secrets, token, token[strings.LastIndex(token, ".")+1:])
 	return s.userData("jwt.yaml", "bootstrap-token-deb-url.yaml", map[string]string{
-		"HEADER.CLAIMS.SIGNATURE":                   s.secrets[0],
+		"HEADER.CLAIMS.SIGNATURE":                   token,
 		"https://pkgs.example.com/nodejoin.deb":     s.url,
 		"SHA256:" + strings.Repeat("0", len(s.sum)): "SHA256:" + s.sum,
 	})
@@ -234,8 +235,8 @@ func (s *issuers) otherSum(ctx context.Context) (string, error) {
 	if !strings.Contains(err.Error(), "Hash Sum mismatch") {
 		return "", err
 	}
-	if _, there := os.Lstat(filepath.Join(s.jwt.root, file)); there == nil {
-		return "", errors.New("there is a file all the same")
+	if _, err := s.jwt.run(ctx, "test", "!", "-e", file); err != nil {
+		return "", fmt.Errorf("there is a file all the same: %w", err)
 	}
 	return "apt-helper: Hash Sum mismatch", nil
 }

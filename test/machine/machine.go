@@ -110,10 +110,13 @@ func (m *machine) read(path string) (string, error) {
 
 // seed gives the machine what a cloud would: its name and its user data
 // (https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html).
-func (m *machine) seed(userData string) error {
+func (m *machine) seed(userData string) error { return m.seedAs(m.name, userData) }
+
+// seedAs gives it another host name than its own.
+func (m *machine) seedAs(hostname, userData string) error {
 	const dir = "/var/lib/cloud/seed/nocloud"
 	return errors.Join(
-		m.write(dir+"/meta-data", "instance-id: "+m.name+"-1\nlocal-hostname: "+m.name+"\n", 0o644),
+		m.write(dir+"/meta-data", "instance-id: "+m.name+"-1\nlocal-hostname: "+hostname+"\n", 0o644),
 		m.write(dir+"/user-data", userData, 0o600))
 }
 

@@ -325,7 +325,7 @@ func (s *rotating) stops(ctx context.Context, p *point) {
 		if _, err := s.m.run(ctx, "systemctl", "stop", pathUnit, "kubelet.service"); err != nil {
 			return "", err
 		}
-		state, err := s.m.shell(ctx, "systemctl is-active "+pathUnit+" kubelet.service; test -z \"$(systemctl list-jobs --no-legend)\"")
+		state, err := s.m.shell(ctx, "systemctl is-active "+pathUnit+" kubelet.service; test -z \"$(systemctl list-jobs --no-legend "+pathUnit+" kubelet.service)\"")
 		if err == nil && state != "inactive\ninactive\n" {
 			err = errors.New("the two are " + state)
 		}
@@ -337,7 +337,7 @@ func (s *rotating) stops(ctx context.Context, p *point) {
 // always the same. What it says of that itself comes before there is a journal.
 func (m *machine) isOrdered(ctx context.Context) error {
 	said, err := m.shell(ctx, "systemd-analyze verify default.target 2>&1 || true")
-	if err == nil && strings.Contains(said, "ordering cycle") {
+	if err == nil && (strings.Contains(said, "ordering cycle") || strings.Contains(said, "Failed to") || strings.Contains(said, "not found")) { // it has not looked, perhaps
 		err = errors.New(said)
 	}
 	return err

@@ -14,10 +14,20 @@ import (
 // was seen.
 const rpmResult = "rpm.txt"
 
+// bootMeasured is the file that says that the other stories may begin.
+const bootMeasured = "measured"
+
 // rpm checks the rpm as far as that is possible without a machine that is made of rpms, which cannot be had from Debian: it is
 // installed, upgraded and erased in a tree (see packaging/check). It wants Debian's archive, so it is done outside of the test's
-// network, at the same time as the rest.
+// network, at the same time as all but the first boot, which is measured.
 func (s *setup) rpm(ctx context.Context) error {
+	measured := func() error {
+		_, err := os.Stat(filepath.Join(s.dir, bootMeasured))
+		return err
+	}
+	if err := within(ctx, 2*storyTimeout, measured); err != nil { // the tree and the packages may have to be made before
+		return err
+	}
 	fmt.Fprintln(os.Stderr, "machine: checking the rpm (packaging/check rpm)")
 	began := time.Now()
 	said, err := command(ctx, filepath.Join("packaging", "check"), "rpm")
