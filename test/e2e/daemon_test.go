@@ -175,7 +175,7 @@ func (s *story) stopAgent() error {
 	late := time.AfterFunc(limit, func() { _ = signalTo(s.agent, syscall.SIGABRT) })
 	err := errors.Join(s.agent.Stop(), s.agent.Err())
 	if !late.Stop() {
-		return fmt.Errorf("the agent took longer than %s to end (%v):\n%s", limit, err, s.agent.Tail(400))
+		return errors.Join(fmt.Errorf("the agent took longer than %s to end:\n%s", limit, s.agent.Tail(400)), err)
 	}
 	return err
 }
