@@ -391,20 +391,25 @@ func ForceJoin(ctx context.Context, config *Config, report func(Notice)) (*Ident
 	report(Notice{Text: "the agent that runs on this machine was asked for a new certificate"})
 	ticker := time.NewTicker(forceLook)
 	defer ticker.Stop()
+	var passing *status.Problem
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, fault.New(fault.Unapproved, "see what it waits for: nodejoin status", "the agent has got no new certificate within %s", config.timeout)
+			return nil, tooLate(config.timeout, passing)
 		case <-ticker.C:
 		}
 		now, err := monitor.Ask(ctx, config.socketPath())
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil: // it is the end of the wait that was in the way
+			continue
+		case err != nil:
 			return nil, err
 		}
 		c := now.Certificates[0]
-		if p := c.Problem; p != nil && p.Class != 0 && c.Failures > was.Failures {
+		if p := c.Problem; p != nil && p.IsFinal() && c.Failures > was.Failures {
 			return nil, fault.New(p.Class, p.Remedy, "%s", p.Text)
 		}
+		passing = c.Problem
 		if c.Serial != was.Serial && c.State == status.Valid {
 			return &Identity{
 				Node: now.Node, Server: serverOf(now), Kubeconfig: now.Kubeconfig, Certificate: c.Path,
@@ -413,6 +418,14 @@ func ForceJoin(ctx context.Context, config *Config, report func(Notice)) (*Ident
 		}
 		report(Notice{Text: now.Summary(time.Now()), Waiting: true})
 	}
+}
+
+// tooLate returns the error of a wait for a running agent that is over: with the class and the remedy of what is in the way.
+func tooLate(timeout time.Duration, p *status.Problem) error {
+	if p != nil && p.Class != 0 {
+		return fault.New(p.Class, p.Remedy, "the agent has got no new certificate within %s: %s", timeout, p.Text)
+	}
+	return fault.New(fault.Unapproved, "see what it waits for: nodejoin status", "the agent has got no new certificate within %s", timeout)
 }
 
 // forceLook is how often a running agent is asked whether it has the certificate that it was asked for.

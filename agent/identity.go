@@ -240,7 +240,7 @@ func (a *Agent) repairKubeconfig(ctx context.Context, disk *rotate.Disk) error {
 		if err == nil {
 			a.log.Warn("the kubeconfig or the CA bundle was deleted or damaged and has been made anew", "kubeconfig", a.config.paths.Kubeconfig)
 		}
-		if err == nil || fault.ClassOf(err) != fault.Untrusted {
+		if err == nil || !fault.Is(err, fault.Untrusted) {
 			return err
 		}
 	}

@@ -132,7 +132,7 @@ func (k *keeper) pass(ctx context.Context) error {
 		if err == nil {
 			k.see(s, reason, message) // it was proved, perhaps
 		}
-		cutOff := k.agent.daemon && fault.ClassOf(err) == fault.Untrusted
+		cutOff := k.agent.daemon && fault.Is(err, fault.Untrusted)
 		if err == nil && (reason == "" || time.Now().Before(k.heldTill)) || err != nil && !cutOff {
 			return err
 		}

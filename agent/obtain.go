@@ -110,7 +110,7 @@ type failure struct {
 func decisiveOf(failures []failure) error {
 	var decisive error
 	for _, f := range failures {
-		if fault.ClassOf(f.err) == fault.Untrusted {
+		if fault.Is(f.err, fault.Untrusted) {
 			return f.err
 		}
 		if !f.untried || decisive == nil {
@@ -308,7 +308,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 				giveUp(errAgain)
 			}
 		})
-		refused := errors.Is(err, csr.ErrUnauthorized) || fault.ClassOf(err) == fault.Refused
+		refused := errors.Is(err, csr.ErrUnauthorized) || fault.Is(err, fault.Refused)
 		if errors.Is(err, csr.ErrUnauthorized) {
 			unknown = err
 		}

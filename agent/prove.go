@@ -40,7 +40,7 @@ func (a *Agent) proveOverNetwork(ctx context.Context, disk *rotate.Disk, replace
 	}
 	cluster.Endpoints = a.clusterJoined(disk).Endpoints
 	proof, err := a.authenticate(ctx, cluster, disk.Pair)
-	if replaced && fault.ClassOf(err) == fault.Untrusted {
+	if replaced && fault.Is(err, fault.Untrusted) {
 		if ca, unusable := bootstrap.ParseBundle([]byte(disk.Cluster.CA), a.now()); unusable == nil {
 			before := *cluster
 			before.CA = ca

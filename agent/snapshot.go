@@ -184,7 +184,7 @@ func (a *Agent) hookEnded(name, what string, err error) {
 		delete(a.board.failed, key)
 		return
 	}
-	a.board.failed[key] = status.Problem{Text: err.Error(), Remedy: "mend it; it is run again after the next change, or after: nodejoin service restart", Since: a.now()}
+	a.board.failed[key] = status.Problem{Text: err.Error(), Remedy: "mend it; it is run again after the next change, or after: nodejoin service restart", Since: a.now(), Passes: true}
 }
 
 // problem returns a failure as the status shows it: since when the same has been so.
@@ -192,7 +192,7 @@ func (a *Agent) problem(before *status.Problem, err error, certificate string) *
 	if err == nil {
 		return nil
 	}
-	p := &status.Problem{Text: err.Error(), Remedy: fault.Remedy(err), Since: a.now(), Certificate: certificate}
+	p := &status.Problem{Text: err.Error(), Remedy: fault.Remedy(err), Since: a.now(), Certificate: certificate, Passes: !fault.IsFinal(err)}
 	if fault.HasClass(err) {
 		p.Class = fault.ClassOf(err)
 	}

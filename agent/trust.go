@@ -91,7 +91,7 @@ func (f *follower) follow(ctx context.Context) error {
 		}
 	}
 	a.sawTrust(source, err)
-	doubtful := errors.Is(err, bootstrap.ErrRefused) || fault.ClassOf(err) == fault.Untrusted && !errors.Is(err, errCutOff)
+	doubtful := errors.Is(err, bootstrap.ErrRefused) || fault.Is(err, fault.Untrusted) && !errors.Is(err, errCutOff)
 	if doubtful && (f.doubted.IsZero() || time.Since(f.doubted) >= mostTrustPause) {
 		f.doubted = time.Now()
 		a.identity.doubt() // the certificate or the bundle may not work any more
@@ -188,7 +188,7 @@ func cutsOff(ctx context.Context, cluster *bootstrap.Cluster, narrower bootstrap
 		switch {
 		case reached.Err == nil:
 			vouchedFor++
-		case alive[reached.Endpoint] && fault.ClassOf(reached.Err) == fault.Untrusted:
+		case alive[reached.Endpoint] && fault.Is(reached.Err, fault.Untrusted):
 			return fault.New(fault.Untrusted, "give every API server a certificate of the new CA before the old one is taken out of the cluster's bundle",
 				"the CA bundle is not narrowed to %s: %w: %w", narrower.Subjects(), errCutOff, reached.Err)
 		case alive[reached.Endpoint]:

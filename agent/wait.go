@@ -197,7 +197,7 @@ func (w *Wait) unproven(s *status.Status, c *status.Certificate) error {
 		return nil
 	case c.Problem == nil:
 		return errors.New("the agent has not seen yet that the certificate works")
-	case c.Problem.Class != 0:
+	case c.Problem.IsFinal():
 		return fault.New(c.Problem.Class, c.Problem.Remedy, "%s", c.Problem.Text)
 	}
 	return nil

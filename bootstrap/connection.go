@@ -327,7 +327,7 @@ func (c *Connection) dial(ctx context.Context, endpoint Endpoint, transport *htt
 	switch {
 	case err == nil:
 		return conn, nil
-	case fault.ClassOf(err) == fault.Untrusted && c.Source != "":
+	case fault.Is(err, fault.Untrusted) && c.Source != "":
 		return nil, fault.New(fault.Untrusted, fault.Remedy(err), "cannot connect to %s: %w (trusted is the CA of %s)", endpoint, err, c.Source)
 	}
 	return nil, fmt.Errorf("cannot connect to %s: %w", endpoint, err)

@@ -102,7 +102,7 @@ func (p *Via) Connect(ctx context.Context, d Discovery, show Credential, log *sl
 		return nil, nil, err
 	}
 	_, conn, err := open(ctx, p.To(found), show, log)
-	if fault.ClassOf(err) == fault.Untrusted {
+	if fault.Is(err, fault.Untrusted) {
 		err = fault.New(fault.Untrusted, "look who answers there, and give the CA that issued its certificate under endpoint.certificateAuthority", "%w", err)
 	}
 	if err != nil {

@@ -71,6 +71,9 @@ func IsFinal(err error) bool {
 	return ok && !e.Passes
 }
 
+// Is reports whether err is final and of a class. What passes is of none in this sense: nothing may be concluded from it yet.
+func Is(err error, class Class) bool { return IsFinal(err) && ClassOf(err) == class }
+
 // HasClass reports whether err carries a class, final or not.
 func HasClass(err error) bool {
 	_, ok := errors.AsType[*Error](err)

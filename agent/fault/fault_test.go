@@ -34,6 +34,12 @@ func TestClassOf(t *testing.T) {
 			if got := IsFinal(test.err); got != test.final {
 				t.Errorf("final: %t instead of %t", got, test.final)
 			}
+			if got := Is(test.err, test.class); got != test.final {
+				t.Errorf("final and of class %d: %t instead of %t", test.class, got, test.final)
+			}
+			if Is(test.err, test.class+1) {
+				t.Errorf("of class %d", test.class+1)
+			}
 			if got, want := HasClass(test.err), test.final || test.remedy != ""; got != want {
 				t.Errorf("has a class: %t instead of %t", got, want)
 			}

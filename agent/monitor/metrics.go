@@ -129,9 +129,14 @@ func (c *collector) collectCertificate(m *sender, cert *status.Certificate) {
 }
 
 func (c *collector) collectProblem(m *sender, p *status.Problem, certificate string) {
-	if p != nil {
-		m.gauge(c.problem, 1, certificate, strconv.Itoa(int(p.Class)))
+	if p == nil {
+		return
 	}
+	class := p.Class
+	if !p.IsFinal() {
+		class = 0 // whoever is called for the others need not come
+	}
+	m.gauge(c.problem, 1, certificate, strconv.Itoa(int(class)))
 }
 
 // sender sends metrics. Of two with the same labels it sends the first, since the second would spoil the whole scrape.

@@ -68,6 +68,10 @@ func TestMetrics(t *testing.T) {
 	if text := scrape(t, s); !strings.Contains(text, `pending{certificate="kubelet-serving",waiting_for="approval"} 0`) || !strings.Contains(text, `pending{certificate="kubelet-serving",waiting_for="signature"} 1`) {
 		t.Errorf("the approved request is not told of in\n%s", text)
 	}
+	s.Problem.Passes = true
+	if text := scrape(t, s); !strings.Contains(text, "\n"+`nodejoin_problem{certificate="kubelet-serving",class="0"} 1`) || strings.Contains(text, `class="5"`) {
+		t.Errorf("a problem that may pass by itself has the class of one that does not:\n%s", text)
+	}
 	if lines := strings.Count(text, "\n"); lines > 120 {
 		t.Errorf("%d lines", lines)
 	}

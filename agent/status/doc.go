@@ -11,8 +11,8 @@
 // and the head of [Status.Text] tell the same story:
 //
 //  1. the agent's loop makes no progress (class 1);
-//  2. for each certificate in turn, the node's first: its problem (the problem's class, or 1 while it may pass by
-//     itself); the request it waits for (6, or nothing as long as the certificate that is to be replaced still works);
+//  2. for each certificate in turn, the node's first: its problem (the problem's class, which one that may pass by itself
+//     can have, too, or 1 where it has none); the request it waits for (6, or nothing as long as the certificate that is to be replaced still works);
 //     with neither, that it cannot be used: 8 when it is unreadable or foreign, 5 when it was denied, 4 when the API server
 //     refuses it, else 1;
 //  3. a problem that belongs to no certificate, then one of the CA bundle (as above);

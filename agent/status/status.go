@@ -94,10 +94,14 @@ type Request struct {
 type Problem struct {
 	Text        string      `json:"text"`             // the cause, on one line
 	Remedy      string      `json:"remedy,omitempty"` // what to do about it, on one line, with the command to run
-	Class       fault.Class `json:"class,omitzero"`   // as the exit status; 0 for one without, which passes by itself
+	Class       fault.Class `json:"class,omitzero"`   // as the exit status; 0 for one without, which may pass by itself
+	Passes      bool        `json:"passes,omitempty"` // it may pass by itself, and is waited for
 	Since       time.Time   `json:"since,omitzero"`
 	Certificate string      `json:"certificate,omitempty"` // whose; "" if of none in particular
 }
+
+// IsFinal reports whether the problem does not pass by itself: a person must act first.
+func (p *Problem) IsFinal() bool { return p.Class != 0 && !p.Passes }
 
 // Endpoint is one API server.
 type Endpoint struct {
