@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,9 +30,13 @@ func (h *host) answers(statuses ...status.Status) {
 	}
 	server := &monitor.Server{Source: source, Socket: h.socket(), Log: discard()}
 	ctx, cancel := context.WithCancel(h.t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx) }()
-	h.t.Cleanup(func() { cancel(); <-ended })
+	var runs sync.WaitGroup
+	runs.Go(func() {
+		if err := server.Run(ctx); err != nil && ctx.Err() == nil {
+			h.t.Error(err)
+		}
+	})
+	h.t.Cleanup(func() { cancel(); runs.Wait() })
 	eventually(h.t, "the socket answers", func() bool {
 		_, err := monitor.Ask(h.t.Context(), h.socket())
 		return err == nil
