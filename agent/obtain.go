@@ -286,7 +286,8 @@ func (k *keeper) apply(ctx context.Context, app *application) (*rotate.KeyPair, 
 }
 
 // submit submits the certificate signing request and follows it to its end. A refusal is believed when it was repeated
-// over distinct connections.
+// over distinct connections. A connection that ends without an answer counts as one where the credential is not valid by its own
+// word; it is the end of the way, and may pass, where none of them brought a 401.
 func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 	waiting, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
@@ -313,7 +314,7 @@ func (k *keeper) submit(ctx context.Context, app *application) ([]byte, error) {
 			unknown = err
 		}
 		// An API server ends the HTTP/2 connection of a user whom it does not know, and that may be faster than its answer.
-		cutOff := mayPass(err) && waiting.Err() == nil && k.whyInvalid(ctx, app, app.conn) != ""
+		cutOff := mayPass(err) && waiting.Err() == nil && k.isInvalid(ctx, app)
 		if refused = refused || cutOff; cutOff && unknown != nil {
 			err = unknown
 		}
@@ -349,20 +350,30 @@ func mayPass(err error) bool {
 // orInvalid returns the error of a way, below what its credential says of itself where that is not valid now: it is why,
 // however the server ends the connection; and it is to be mended in any case.
 func (k *keeper) orInvalid(ctx context.Context, app *application, conn *bootstrap.Connection, err error) error {
-	if fault.HasClass(err) {
+	if fault.HasClass(err) || isUnproven(err) {
 		return err
 	}
-	why := k.whyInvalid(ctx, app, conn)
+	why, early := k.whyInvalid(ctx, app, conn)
 	if why == "" {
 		return err
 	}
-	return fault.Passing(fault.Refused, app.way.remedy, "%s cannot be used: %s (%w)", app.way.name, why, err)
+	remedy := app.way.remedy
+	if early { // as on a machine without a battery, before its clock is set
+		remedy = "see whether this machine's clock is right: timedatectl; if it is, " + remedy
+	}
+	return fault.Passing(fault.Refused, remedy, "%s cannot be used: %s (%w)", app.way.name, why, err)
 }
 
-// whyInvalid says why the credential of a way is not valid by what it says of itself; "" if it is. conn may be nil.
-func (k *keeper) whyInvalid(ctx context.Context, app *application, conn *bootstrap.Connection) string {
+func (k *keeper) isInvalid(ctx context.Context, app *application) bool {
+	why, _ := k.whyInvalid(ctx, app, app.conn)
+	return why != ""
+}
+
+// whyInvalid says why the credential of a way is not valid by what it says of itself, see [bootstrap.WhyInvalid]. conn may be
+// nil.
+func (k *keeper) whyInvalid(ctx context.Context, app *application, conn *bootstrap.Connection) (why string, early bool) {
 	if app.way.credential == nil {
-		return ""
+		return "", false
 	}
 	var ahead time.Duration
 	if conn != nil {

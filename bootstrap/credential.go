@@ -20,6 +20,30 @@ type Credential interface {
 	Remedy() string
 }
 
+// Holder is a Credential that runs or asks for what it shows. What it holds can be looked at without either.
+type Holder interface {
+	Credential
+	// Held returns what was shown last; nil where there is nothing, or where it has expired since, so that it is not shown again.
+	Held() *Proof
+}
+
+// lastShown returns what a credential shows, without anything being run or asked for it; nil where there is nothing.
+func lastShown(ctx context.Context, c Credential) *Proof {
+	if holder, ok := c.(Holder); ok {
+		return holder.Held()
+	}
+	proof, err := c.Proof(ctx)
+	if err != nil {
+		return nil
+	}
+	return proof
+}
+
+// IsValid reports whether a time is in the time for which the proof is valid by what it says of itself.
+func (p *Proof) IsValid(now time.Time) bool {
+	return (p.NotAfter.IsZero() || !now.After(p.NotAfter)) && !now.Before(p.NotBefore)
+}
+
 // Proof is what a credential shows to a server: a bearer token (RFC 6750), a name and a password (RFC 7617), or a client
 // certificate; several, if there are.
 type Proof struct {
@@ -56,21 +80,22 @@ func (p *Proof) Explain(now time.Time, ahead time.Duration) string {
 
 // WhyRefused says what may be wrong with a credential that a server does not know, as [Proof.Explain]; "" if nothing is known.
 func WhyRefused(ctx context.Context, c Credential, now time.Time, ahead time.Duration) string {
-	proof, err := c.Proof(ctx)
-	if err != nil {
+	proof := lastShown(ctx, c)
+	if proof == nil {
 		return ""
 	}
 	return proof.Explain(now, ahead)
 }
 
-// WhyInvalid says why a credential is of no use now by what it says of itself: it has expired, or is not valid yet. ""
-// if it is valid, or does not say. Whatever a connection ended with that it was shown on, this may be why.
-func WhyInvalid(ctx context.Context, c Credential, now time.Time, ahead time.Duration) string {
-	proof, err := c.Proof(ctx)
-	if err != nil || (proof.NotAfter.IsZero() || !now.After(proof.NotAfter)) && !now.Before(proof.NotBefore) {
-		return ""
+// WhyInvalid says why a credential is of no use now by what it says of itself: it has expired, or is not valid yet, which
+// early says. "" if it is valid by this machine's clock or by the server's, which judges it, or does not say. Whatever a
+// connection ended with that it was shown on, this may be why. Nothing is run or asked for it.
+func WhyInvalid(ctx context.Context, c Credential, now time.Time, ahead time.Duration) (why string, early bool) {
+	proof := lastShown(ctx, c)
+	if proof == nil || proof.IsValid(now) || proof.IsValid(now.Add(-ahead)) {
+		return "", false
 	}
-	return proof.Explain(now, ahead)
+	return proof.Explain(now, ahead), now.Before(proof.NotBefore)
 }
 
 // ProofError is a failure to come by what a request should show: nothing was sent.

@@ -62,6 +62,7 @@ type Credential struct {
 	mu    sync.Mutex // guards what follows, and is held while the program runs
 	proof *bootstrap.Proof
 	until time.Time // when it expires; zero if that was not said
+	got   time.Time // when the program printed it
 }
 
 // New returns the credential. Nothing is run yet.
@@ -109,8 +110,18 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 	if until.IsZero() || !proof.NotAfter.IsZero() && proof.NotAfter.Before(until) {
 		until = proof.NotAfter
 	}
-	c.proof, c.until = proof, until
+	c.proof, c.until, c.got = proof, until, time.Now()
 	return proof, nil
+}
+
+// Held implements [bootstrap.Holder].
+func (c *Credential) Held() *bootstrap.Proof {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proof != nil && c.proof.IsValid(c.got) && !c.proof.IsValid(time.Now()) {
+		return nil
+	}
+	return c.proof
 }
 
 // info is what a plugin is told. Nobody is there to be asked, and what it prints must be of this version.

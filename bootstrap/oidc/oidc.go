@@ -59,6 +59,7 @@ type Credential struct {
 	mu      sync.Mutex // guards what follows, and is held while the provider is asked
 	log     *slog.Logger
 	proof   *bootstrap.Proof
+	got     time.Time // when the provider gave it
 	unsaved rotated
 	shown   []bootstrap.Secret // to the provider, which may repeat them
 
@@ -104,7 +105,7 @@ func (c *Credential) Forget() {
 func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.proof != nil && time.Now().Add(leeway).Before(c.proof.NotAfter) {
+	if c.proof != nil && time.Now().Add(leeway).Before(c.proof.NotAfter) { // of which nothing is said is used once
 		return c.proof, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, fmt.Errorf("no answer within %s", requestTimeout))
@@ -113,8 +114,18 @@ func (c *Credential) Proof(ctx context.Context) (*bootstrap.Proof, error) {
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
-	c.proof = proof
+	c.proof, c.got = proof, time.Now()
 	return proof, nil
+}
+
+// Held implements [bootstrap.Holder].
+func (c *Credential) Held() *bootstrap.Proof {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proof != nil && c.proof.IsValid(c.got) && !c.proof.IsValid(time.Now()) {
+		return nil
+	}
+	return c.proof
 }
 
 // get gets a token.
@@ -141,7 +152,6 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 		return nil, err
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, client)
-	asked := time.Now()
 	var token *oauth2.Token
 	if refresh.IsZero() {
 		grant := clientcredentials.Config{
@@ -163,7 +173,7 @@ func (c *Credential) get(ctx context.Context) (*bootstrap.Proof, error) {
 	if !refresh.IsZero() {
 		c.keep(refresh, bootstrap.NewSecret(token.RefreshToken))
 	}
-	return c.proofOf(token, asked)
+	return c.proofOf(token)
 }
 
 // lastWait is how long the answer to a refresh token is waited for after nobody wants it any more.
@@ -208,7 +218,7 @@ func (c *Credential) keep(old, now bootstrap.Secret) {
 
 // proofOf returns what the API server is shown of an answer: the id_token, else, after the client credentials grant, the
 // access token, which must be a JWT then or be judged by a webhook.
-func (c *Credential) proofOf(token *oauth2.Token, asked time.Time) (*bootstrap.Proof, error) {
+func (c *Credential) proofOf(token *oauth2.Token) (*bootstrap.Proof, error) {
 	text, _ := token.Extra("id_token").(string)
 	if text == "" && c.config.RefreshTokenFile != "" {
 		return nil, fault.New(fault.Refused, "let the client have the scope openid, for which the refresh token was issued, too", "the provider %s answered without an id_token", c.config.Issuer)
@@ -216,9 +226,6 @@ func (c *Credential) proofOf(token *oauth2.Token, asked time.Time) (*bootstrap.P
 	proof := bootstrap.ProofOfToken(bootstrap.NewSecret(cmp.Or(text, token.AccessToken)))
 	if proof.NotAfter.IsZero() {
 		proof.NotAfter = token.Expiry
-	}
-	if proof.NotAfter.IsZero() {
-		proof.NotAfter = asked // it does not say how long it may be used: once
 	}
 	return proof, nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nodejoin/nodejoin/bootstrap"
 )
 
 // rotating is a provider that gives a new refresh token for each that is used, and takes none twice.
@@ -158,6 +160,51 @@ func TestCache(t *testing.T) {
 				t.Errorf("%d requests after Forget, want 1", n)
 			}
 		})
+	}
+}
+
+// TestHeld looks at what was shown last without asking: a token that says nothing of its end is not said to have expired.
+func TestHeld(t *testing.T) {
+	p := newProvider(t)
+	for _, test := range []struct {
+		name   string
+		answer map[string]any
+		want   string // what is said to be wrong with it
+	}{
+		{"nobody says", map[string]any{"access_token": accessToken, "id_token": "opaque"}, ""},
+		{"valid", map[string]any{"access_token": accessToken, "id_token": jwt(lasting(time.Hour))}, ""},
+		{"expired by its own word", map[string]any{"access_token": accessToken, "id_token": jwt(lasting(-time.Hour))}, "it expired at "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p.set(answer(http.StatusOK, test.answer))
+			c, _ := p.credential(t, nil)
+			if held := c.Held(); held != nil {
+				t.Errorf("before it was used it holds %v", held)
+			}
+			if _, err := c.Proof(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			why, _ := bootstrap.WhyInvalid(t.Context(), c, time.Now().Add(time.Second), 0)
+			if !strings.HasPrefix(why, test.want) || (why == "") != (test.want == "") {
+				t.Errorf("it is said to be invalid: %q", why)
+			}
+			if n := len(p.requests()); n != 1 {
+				t.Errorf("%d requests for one use", n)
+			}
+			c.Forget()
+			if why, _ := bootstrap.WhyInvalid(t.Context(), c, time.Now(), 0); why != "" {
+				t.Errorf("when it was forgotten: %q", why)
+			}
+		})
+	}
+}
+
+// What has expired since it was got is not what is shown next.
+func TestHeldIsNotStale(t *testing.T) {
+	got := time.Now().Add(-2 * time.Hour)
+	c := &Credential{proof: &bootstrap.Proof{NotAfter: got.Add(time.Hour)}, got: got}
+	if held := c.Held(); held != nil {
+		t.Errorf("it holds %v", held)
 	}
 }
 
