@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -37,13 +38,17 @@ func (c *Client) MayJoin(ctx context.Context, user string, groups []string) (boo
 	return true, nil
 }
 
+// ErrUnasked says that it is not known what the kubeconfig's user may do: the question could not be asked.
+var ErrUnasked = errors.New("cannot see what you may do")
+
 // CheckApprover returns an error of [fault.Refused], with what is missing, where the kubeconfig's user may not approve the
-// requests of a signer. That takes two rights, and the second one for the signer's name or for all of its domain:
+// requests of a signer, and of [ErrUnasked] where that cannot be found out. That takes two rights, and the second one for the signer's name or for all of its domain:
 // https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization
 func (c *Client) CheckApprover(ctx context.Context, signer string) error {
 	const signers, requests = "signers", "certificatesigningrequests"
 	domain, _, _ := strings.Cut(signer, "/")
 	var missing []string
+	var unasked error
 	for _, right := range []struct {
 		what string
 		any  []authorization.ResourceAttributes // one of which is enough
@@ -57,15 +62,15 @@ func (c *Client) CheckApprover(ctx context.Context, signer string) error {
 		}},
 	} {
 		allowed, err := c.mayOneOf(ctx, right.any)
-		if err != nil {
-			return err
-		}
-		if !allowed {
+		switch {
+		case err != nil:
+			unasked = err
+		case !allowed:
 			missing = append(missing, right.what)
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return unasked
 	}
 	// Of one right on signers kubectl auth can-i says no in any case: they are no resource that the API server lists.
 	return fault.New(fault.Refused, "use a kubeconfig whose user may (--kubeconfig), or have it allowed; to see what yours may: kubectl auth can-i --list",
@@ -77,7 +82,7 @@ func (c *Client) mayOneOf(ctx context.Context, things []authorization.ResourceAt
 	for _, thing := range things {
 		review := authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &thing}}
 		if err := c.Create(ctx, &review); err != nil {
-			return false, fmt.Errorf("cannot see what you may do: %w", err)
+			return false, fmt.Errorf("%w: %w", ErrUnasked, err)
 		}
 		if review.Status.Allowed {
 			return true, nil

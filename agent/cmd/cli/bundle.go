@@ -87,7 +87,7 @@ func (p *program) bundle(ctx context.Context, o *bundleOptions, name string) err
 	}
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	if err := place.admin.CheckApprover(ctx, certificates.KubeAPIServerClientSignerName); err != nil {
+	if err := p.checkApprover(ctx, place); err != nil {
 		return err
 	}
 	key, err := csr.GenerateKey(csr.DefaultAlgorithm)
@@ -117,6 +117,17 @@ func (p *program) bundle(ctx context.Context, o *bundleOptions, name string) err
 	}
 	p.bundleNotes(ctx, o, place, issued)
 	return nil
+}
+
+// checkApprover refuses a user who may not approve what is to be made, before anything is. Where that cannot be found out it goes
+// on: the API server says it when it comes to the approval.
+func (p *program) checkApprover(ctx context.Context, place *cluster) error {
+	err := place.admin.CheckApprover(ctx, certificates.KubeAPIServerClientSignerName)
+	if errors.Is(err, admin.ErrUnasked) && ctx.Err() == nil {
+		p.note("it is not known whether you may approve the request: "+err.Error(), "")
+		return nil
+	}
+	return err
 }
 
 func (o *bundleOptions) check(name string) (err error) {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/tools/clientcmd/api/v1"
 	"sigs.k8s.io/yaml"
 
@@ -119,7 +118,7 @@ func (p *program) user(cmd *cobra.Command, o *userOptions) error {
 	}
 	ctx, stop := untilSignal(cmd.Context())
 	defer stop()
-	if err := o.checkApprover(ctx, place); err != nil {
+	if err := p.checkUsersApprover(ctx, o, place); err != nil {
 		return err
 	}
 	keep, key := issue.Pending{Path: o.file() + issue.PendingSuffix}, issue.Key{Path: o.keyPath}
@@ -171,13 +170,13 @@ func (o *userOptions) giveUp(keep issue.Pending, kept bool, err error) error {
 	return err
 }
 
-// checkApprover refuses --approve of a user who may not, before anything is made.
-func (o *userOptions) checkApprover(ctx context.Context, place *cluster) error {
+// checkUsersApprover refuses --approve of a user who may not, before anything is made.
+func (p *program) checkUsersApprover(ctx context.Context, o *userOptions, place *cluster) error {
 	if !o.approve {
 		return nil
 	}
-	err := place.admin.CheckApprover(ctx, certificates.KubeAPIServerClientSignerName)
-	if fault.ClassOf(err) == fault.Refused {
+	err := p.checkApprover(ctx, place)
+	if fault.Is(err, fault.Refused) {
 		return fault.New(fault.Refused, "leave --approve out, and have somebody approve who may; or "+fault.Remedy(err), "%w", err)
 	}
 	return err

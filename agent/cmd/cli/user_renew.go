@@ -36,7 +36,7 @@ func (p *program) renewUser(cmd *cobra.Command, o *userOptions) error {
 	}
 	ctx, stop := untilSignal(cmd.Context())
 	defer stop()
-	if err := o.checkApprover(ctx, place); err != nil {
+	if err := p.checkUsersApprover(ctx, o, place); err != nil {
 		return err
 	}
 	keep := issue.Pending{Path: o.renew + issue.PendingSuffix}
