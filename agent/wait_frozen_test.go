@@ -31,11 +31,12 @@ func TestWaitForAFrozenAgent(t *testing.T) {
 	h := newHost(t, newCluster(t))
 	h.join(h.fresh())
 	h.freeze()
+	const late = 8 * time.Second // which a look at the agent would exceed, and a machine with a lot to do does not
 	w, _ := h.wait()
 	w.Timeout = time.Second
 	begun := time.Now()
 	_, _, err := w.Run(t.Context())
-	if took := time.Since(begun); took < w.Timeout || took > w.Timeout+time.Second {
+	if took := time.Since(begun); took < w.Timeout || took > late {
 		t.Errorf("it took %s", took)
 	}
 	wantFault(t, err, fault.Unexpected, "this node's identity cannot be used after 1s: the agent does not answer on "+h.socket())
@@ -49,7 +50,7 @@ func TestWaitForAFrozenAgent(t *testing.T) {
 	defer cancel()
 	begun = time.Now()
 	_, _, err = w.Run(ctx)
-	if took := time.Since(begun); took > 2*time.Second {
+	if took := time.Since(begun); took < time.Second || took > late {
 		t.Errorf("it took %s to end", took)
 	}
 	wantFault(t, err, fault.Unexpected, "interrupted while waiting for this node's identity")

@@ -213,7 +213,7 @@ var situations = []struct {
 	},
 	{
 		"stuck", change(healthy(), func(s *Status) { s.Beat = ago(7 * time.Minute) }), 1, true,
-		"the agent has made no progress since 2026-11-24T02:53:00Z; remedy: look at its log (journalctl -u nodejoin), then: nodejoin service restart",
+		"the agent has made no progress since 2026-11-24T02:53:00Z; remedy: look at its log, then: nodejoin service restart",
 	},
 	{
 		"several-things", change(healthy(), func(s *Status) {

@@ -164,7 +164,7 @@ func (s *Status) findings(now time.Time, tell timekeeping) []finding {
 	if s.Running && !s.Alive(now) {
 		all = append(all, finding{
 			text:   "the agent has made no progress" + tell.since(s.lastBeat(), now),
-			remedy: "look at its log (" + fault.Log() + "), then: nodejoin service restart", class: fault.Unexpected,
+			remedy: "look at its log, then: nodejoin service restart", class: fault.Unexpected,
 		})
 	}
 	if len(s.Certificates) == 0 {

@@ -19,6 +19,9 @@ import (
 // patience bounds what is waited for. It is for machines that have a lot to do.
 const patience = 30 * time.Second
 
+// look is how often it is looked at, which may mean to ask an API server that has as much to do.
+const look = 20 * time.Millisecond
+
 // Fault expects an error of a class (0: one that passes by itself) that says what is wanted. It has a remedy if it is final, and
 // both fit on a line.
 func Fault(tb testing.TB, err error, class fault.Class, want string) {
@@ -45,7 +48,7 @@ func Fault(tb testing.TB, err error, class fault.Class, want string) {
 // Eventually waits for a condition that comes to be by itself, and that nothing tells of.
 func Eventually(tb testing.TB, what string, done func() bool) {
 	tb.Helper()
-	for start := time.Now(); !done(); time.Sleep(2 * time.Millisecond) {
+	for start := time.Now(); !done(); time.Sleep(look) {
 		if time.Since(start) > patience {
 			tb.Fatalf("waited %s in vain: %s", patience, what)
 		}
