@@ -47,6 +47,7 @@ func TestSCMStatus(t *testing.T) {
 type control struct {
 	service.Service
 	says    []scmStatus
+	said    scmStatus
 	did     []string
 	settles error
 }
@@ -54,7 +55,8 @@ type control struct {
 func (c *control) Status() (*Report, error) {
 	report := &Report{State: NotInstalled}
 	if len(c.says) != 0 {
-		c.says[0].tell(report)
+		c.said = c.says[0]
+		c.said.tell(report)
 		c.says = c.says[min(1, len(c.says)-1):] // the last goes on
 	}
 	return report, nil
@@ -71,7 +73,12 @@ type verbs struct {
 func (v verbs) do(verb string) error { v.c.did = append(v.c.did, verb); return nil }
 func (v verbs) Install() error       { return v.do("install") }
 func (v verbs) Uninstall() error     { return v.do("uninstall") }
-func (v verbs) Start() error         { return v.do("start") }
+func (v verbs) Start() error {
+	if v.c.said.state > scmStopped {
+		return errors.New("an instance of the service is already running")
+	}
+	return v.do("start")
+}
 
 func newControl(says ...scmStatus) (*control, *Service) {
 	c := &control{says: says}
