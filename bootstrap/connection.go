@@ -118,6 +118,38 @@ func (c *Connection) Open(ctx context.Context) error {
 
 // RoundTrip implements [http.RoundTripper]. The host of the request's URL is replaced by the endpoint's.
 func (c *Connection) RoundTrip(req *http.Request) (*http.Response, error) {
+	for tries := 1; ; tries++ {
+		resp, err := c.tryOnce(req)
+		if !isUnsent(err) || tries == unsentTries || req.Body != nil && req.GetBody == nil {
+			return resp, err
+		}
+		if req.Body == nil {
+			continue
+		}
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		req = req.Clone(req.Context())
+		req.Body = body
+	}
+}
+
+// unsentTries is how often a request is tried that finds its connection ended. An API server ends an HTTP/2 connection with its
+// answer to a user whom it does not know, and a request beside that one may be too late.
+const unsentTries = 3
+
+// isUnsent reports whether a request was not processed, since its connection had ended: it may be made again. They are the errors for
+// which [http.Transport] does so by itself (canRetryError of net/http's HTTP/2), and have no names.
+func isUnsent(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	return strings.HasSuffix(text, "http2: client conn not usable") || strings.HasSuffix(text, "http2: Transport received Server's graceful shutdown GOAWAY")
+}
+
+func (c *Connection) tryOnce(req *http.Request) (*http.Response, error) {
 	conn, err := c.reserve(req.Context())
 	if err != nil {
 		if req.Body != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -308,6 +309,50 @@ func TestConnectionReplacesADeadOne(t *testing.T) {
 	}
 }
 
+// An API server ends the HTTP/2 connection of a user whom it does not know. A request that is made beside the one that is answered
+// finds no connection, or one that is closing: it is made again, with its body, and has an answer, too.
+func TestConnectionThatIsEndedBesideARequest(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	var posted atomic.Int32
+	s := serve(t, serverOptions{certificate: ca.issue(t), protocols: []string{"h2"}}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err == nil && string(body) == "a request" {
+			posted.Add(1)
+		}
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	const rounds = 200
+	for range rounds {
+		conn := connect(t, ca, s.Endpoint)
+		if err := conn.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var requests sync.WaitGroup
+		for _, body := range []string{"", "a request"} {
+			requests.Go(func() {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.Endpoint.URL(), strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resp, err := conn.RoundTrip(req)
+				if err != nil {
+					t.Errorf("no answer: %v", err)
+					return
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode != http.StatusUnauthorized {
+					t.Errorf("the answer is %s", resp.Status)
+				}
+			})
+		}
+		requests.Wait()
+	}
+	if posted.Load() != rounds {
+		t.Errorf("the body was read %d times, want %d", posted.Load(), rounds)
+	}
+}
+
 func TestConnectionCloseEndsWhatIsInFlight(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	begun := make(chan struct{})
@@ -447,7 +492,7 @@ func TestProxy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn := connect(t, ca, endpoint)
+		conn := connect(t, ca, s.Endpoint)
 		conn.ProxyURL = proxy
 		wantFault(t, conn.Open(t.Context()), 0, "proxyconnect tcp")
 	})
