@@ -6,14 +6,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodejoin/nodejoin/test/expect"
 )
 
 // The loader has written to what is read-only afterwards, in some programs: they would not outlive that it is lost.
 func TestReleaseMemory(t *testing.T) {
-	golang, err := exec.LookPath("go")
-	if err != nil || testing.Short() {
+	if testing.Short() {
 		t.Skip("it builds programs")
 	}
+	golang := expect.Program(t, "go")
 	for _, test := range []struct {
 		name, cgo string
 		flags     []string
@@ -31,7 +33,7 @@ func TestReleaseMemory(t *testing.T) {
 				if test.flags == nil {
 					t.Fatalf("%v:\n%s", err, out)
 				}
-				t.Skipf("this machine cannot build it: %v:\n%s", err, out)
+				expect.Able(t, "a C compiler that links it", fmt.Errorf("%w:\n%s", err, out))
 			}
 			out, err := exec.CommandContext(t.Context(), program).CombinedOutput()
 			if err != nil {
