@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -43,27 +47,57 @@ type AuditEvent struct {
 // The API server writes an event before it goes on with the request, so a request that was answered is in the log with
 // the stage RequestReceived. Its ResponseComplete may come a moment after the client has the answer.
 func (cp *ControlPlane) AuditEvents(ctx context.Context, filter func(AuditEvent) bool) ([]AuditEvent, error) {
-	log, err := os.ReadFile(cp.AuditLog)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	all, err := cp.trail.read(cp.AuditLog)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
+	if filter == nil {
+		return all, nil
+	}
 	var events []AuditEvent
-	for line := range bytes.Lines(log) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	for _, event := range all {
+		if filter(event) {
+			events = append(events, event)
 		}
+	}
+	return events, nil
+}
+
+// trail is what was read of an audit log. Tests ask for it again and again while it grows, so that nothing is read twice.
+type trail struct {
+	mu     sync.Mutex
+	events []AuditEvent
+	offset int64 // of the first line that was not read
+}
+
+// read returns the events of a log from its beginning.
+func (t *trail) read(path string) ([]AuditEvent, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	log, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	more, err := io.ReadAll(io.NewSectionReader(log, t.offset, math.MaxInt64-t.offset))
+	if err != nil {
+		return nil, err
+	}
+	for line := range bytes.Lines(more) {
 		if line[len(line)-1] != '\n' {
 			break // being written
 		}
 		var event AuditEvent
 		if err := json.Unmarshal(line, &event); err != nil {
-			return nil, fmt.Errorf("read the audit log: %w in %q", err, line)
+			return nil, fmt.Errorf("%w in %q", err, line)
 		}
-		if filter == nil || filter(event) {
-			events = append(events, event)
-		}
+		t.events = append(t.events, event)
+		t.offset += int64(len(line))
 	}
-	return events, nil
+	return slices.Clip(t.events), nil // what others append is theirs
 }
 
 // cutTornLine cuts off the end of a log that has no newline: a process that was killed while it wrote has left half a

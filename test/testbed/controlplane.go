@@ -64,6 +64,7 @@ type ControlPlane struct {
 	ports     []*port.Held
 	trusted   []byte // PEM of the CAs that kubeconfigs verify the API server with
 	rotations int
+	trail     trail
 
 	mu     sync.Mutex // guards what follows
 	admin  *rest.Config
