@@ -508,6 +508,9 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.report(err)
 		k.sleep(ctx, until)
+		if k.changed() { // somebody acts here: what he did in the cluster is known to every API server a little later
+			pause.pause = 0
+		}
 		k.pause(ctx, time.Until(begun.Add(leastPass)))
 	}
 }

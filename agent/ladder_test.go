@@ -273,6 +273,31 @@ func TestCredentialIsReadAnew(t *testing.T) {
 	})
 }
 
+// TestNewCredentialIsKnownLater drops a token into the file that the API server hears of only then: it learns of tokens by a
+// watch, which may have to be opened anew. The hour in which nothing worked does not count any more.
+func TestNewCredentialIsKnownLater(t *testing.T) {
+	bubble(t, func(t *testing.T, h *host) {
+		h.write(DefaultTokenFile, otherToken+"\n", 0o600)
+		h.join(h.pair(-48*time.Hour, -time.Hour))
+		known := time.Now().Add(time.Hour + 2*time.Second)
+		h.cluster.note(func(int, posted) error {
+			if time.Now().Before(known) {
+				return errUnauthorized
+			}
+			return nil
+		})
+		agent := h.start()
+		defer agent.stop()
+		time.Sleep(time.Hour)
+		h.token("abcdef")
+		agent.wake() // as the event does
+		time.Sleep(10 * time.Second)
+		if view := agent.view(); view.State != status.Valid || view.Problem != nil {
+			t.Errorf("the status is %+v with the problem %+v", view, view.Problem)
+		}
+	})
+}
+
 // TestForcedRotationOutlivesTheAgent asks for a new certificate beside one that is in order, and ends the agent while that waits.
 func TestForcedRotationOutlivesTheAgent(t *testing.T) {
 	bubble(t, func(t *testing.T, h *host) {
