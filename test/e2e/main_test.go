@@ -185,8 +185,17 @@ func params(t *testing.T, p *plane, dir string) testscript.Params {
 			} {
 				env.Setenv(key, value)
 			}
+			env.Defer(func() { tellAgent(env) })
 			return nil
 		},
+	}
+}
+
+// tellAgent prints what the agent of a script that has failed has said.
+func tellAgent(env *testscript.Env) {
+	t, ok := env.T().(interface{ Failed() bool })
+	if s := env.Values[storyKey{}].(*story); s.agent != nil && (!ok || t.Failed()) {
+		env.T().Log("the agent, the end of its log:\n" + s.agent.Tail(100))
 	}
 }
 
