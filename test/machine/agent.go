@@ -115,18 +115,26 @@ func (m *machine) isValid(not string) error {
 	return nil
 }
 
-// isQuiet returns an error when a unit has failed, when cloud-init has not come to a good end, or when a secret is in a log.
+// complaint is what cloud-init logs of what it does not like, and goes on after.
+var complaint = regexp.MustCompile(`(?m)^.*\[(WARNING|ERROR|CRITICAL)\].*$`)
+
+// isQuiet returns an error when a unit has failed, when cloud-init has not come to a good end or has complained, or when a
+// secret is in a log.
 func (m *machine) isQuiet(ctx context.Context, secrets ...string) (string, error) {
 	cloudInit, err := m.run(ctx, "cloud-init", "status", "--wait", "--long")
 	if err != nil || !strings.Contains(cloudInit, "status: done") {
 		return "", errors.Join(err, fmt.Errorf("cloud-init says:\n%s", cloudInit))
+	}
+	log, err := m.run(ctx, "cat", "/var/log/cloud-init.log")
+	if complaints := complaint.FindAllString(log, -1); err != nil || len(complaints) != 0 {
+		return "", errors.Join(err, fmt.Errorf("cloud-init complains:\n%s", strings.Join(complaints, "\n")))
 	}
 	units, err := m.run(ctx, "systemctl", "--failed", "--no-legend", "--plain", "--no-pager")
 	if err != nil || strings.TrimSpace(units) != "" {
 		return "", errors.Join(err, fmt.Errorf("units have failed: %s", units))
 	}
 	found, err := m.keepsQuiet(ctx, secrets)
-	return "cloud-init is done, no unit has failed, and " + found, err
+	return "cloud-init is done and has not complained, no unit has failed, and " + found, err
 }
 
 // keepsQuiet returns an error when a secret is in a log. That it would find one is shown by a word that it has written there.

@@ -33,8 +33,9 @@ cp -L /etc/resolv.conf "$tree/etc/resolv.conf"
 export DEBIAN_FRONTEND=noninteractive
 chroot "$tree" apt-get install -q -y --no-install-recommends $THEN
 chroot "$tree" apt-get clean
-# Nobody here speaks another language, and there is one source of user data.
-printf 'locale: false\ndatasource_list: [NoCloud, None]\n' >"$tree/etc/cloud/cloud.cfg.d/90-machine.cfg"
+# There is one source of user data, and a locale, so that cloud-init does not install the package locales for it.
+echo 'LANG=C.UTF-8' >"$tree/etc/default/locale"
+echo 'datasource_list: [NoCloud, None]' >"$tree/etc/cloud/cloud.cfg.d/90-machine.cfg"
 # No module can be loaded from a container, and later systemds call that a failure.
 ln -s /dev/null "$tree/etc/systemd/system/systemd-modules-load.service"
 # Each machine makes its own. An empty machine-id is one of an image; without the file systemd would ask a person to set it up.
