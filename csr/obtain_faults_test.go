@@ -179,7 +179,7 @@ func TestObtainCutWatch(t *testing.T) {
 	network.Cut()
 	network.Stall(false)
 	a.expectIssued()
-	if late := time.Since(signed); late > 2*time.Second {
+	if late := time.Since(signed); late > 5*time.Second { // the pauses without a watch grow to 15 s
 		t.Errorf("seen %s later", late)
 	}
 	if got := creations(t, a.agent, 1); !slices.Equal(got, []int{201}) {
