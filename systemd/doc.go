@@ -6,8 +6,9 @@
 //
 // With systemd it is a unit of our own, nodejoin.service, which is embedded here and which the packages ship; with OpenRC a
 // script of our own; with upstart, launchd and Windows what github.com/kardianos/service makes. Where a package has installed
-// the unit no second one is written, which would hide it: it is enabled and disabled. A file of the service's name that this
-// program has not written is not touched. No service is made of a program that somebody other than root could replace.
+// the unit no second one is written, which would hide it: it is enabled and disabled. A file of the service's name is
+// replaced and removed only as this program has written it, which a hash in it shows: not one that somebody else has written, edited
+// or copied (systemctl edit --full). No service is made of a program that somebody other than root could replace.
 //
 // A service dies with its loop and has its exit status: a service manager sees a failure as what it is.
 //

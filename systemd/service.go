@@ -110,7 +110,7 @@ func settings(executable string, arguments []string) *service.Config {
 	return &service.Config{
 		Name: Name, DisplayName: Name, Description: description, Executable: executable, Arguments: arguments,
 		Option: service.KeyValue{
-			"OpenRCScript": openRCScript,
+			"OpenRCScript": script(executable),
 			"LogOutput":    true, "LogDirectory": "/var/log", // launchd, upstart
 			"KeepAlive": true, "RunAtLoad": true, // launchd
 		},
@@ -189,7 +189,7 @@ func (s *Service) makeRoom(file string) error {
 }
 
 // findScript reports whether there is the file of a service manager other than systemd; it is an error where it is somebody
-// else's.
+// else's, or was edited.
 func (s *Service) findScript(file string) (bool, error) {
 	if file == "" {
 		return false, nil
@@ -201,7 +201,7 @@ func (s *Service) findScript(file string) (bool, error) {
 	case err != nil:
 		return false, err
 	case !s.wrote(string(text)):
-		return false, foreign(file)
+		return false, s.foreign(file, string(text))
 	}
 	return true, nil
 }
@@ -222,8 +222,16 @@ func (s *Service) wrote(text string) bool {
 	return isOurs(text)
 }
 
-func foreign(file string) error {
-	return fault.New(fault.Files, "look at it, and move it away if it is of no use", "%s was not written by nodejoin", file)
+// foreign is the error of a file that this program did not write as it is.
+func (s *Service) foreign(file, text string) error {
+	if !bearsHead(text) {
+		return fault.New(fault.Files, "look at it, and move it away if it is of no use", "%s was not written by nodejoin", file)
+	}
+	first, change := "systemctl disable --now "+Name, "a drop-in: systemctl edit "+Name
+	if s.Manager == "openrc" {
+		first, change = "rc-service "+Name+" stop; rc-update delete "+Name, "/etc/conf.d/"+Name
+	}
+	return fault.New(fault.Files, "move it away (to be rid of the service, before that: "+first+"); changes belong in "+change, "%s is not as nodejoin wrote it: somebody edited or copied it", file)
 }
 
 // Uninstall stops the service and takes it out. What a package has installed is stopped and not started at boot any more.

@@ -87,8 +87,17 @@ func TestUnitIsThePackagedOne(t *testing.T) {
 	}
 }
 
+// installedUnit is the unit as an install writes it.
+func installedUnit() string {
+	text, _ := Unit(installed)
+	return sealed(text)
+}
+
+// older is what an older version of this program has written for another path.
+var older = sealed(unit + "# older\n")
+
 func TestInstall(t *testing.T) {
-	want, _ := Unit(installed)
+	want := installedUnit()
 	for _, test := range []struct {
 		name    string
 		prepare func(m *machine)
@@ -99,7 +108,7 @@ func TestInstall(t *testing.T) {
 	}{
 		{"first", func(*machine) {}, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed && !r.Packaged }},
 		{"again", func(m *machine) { m.write(t, ownPath, want) }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return !r.Changed }},
-		{"of an older program", func(m *machine) { m.write(t, ownPath, unit+"# older\n") }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
+		{"of an older program", func(m *machine) { m.write(t, ownPath, older) }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
 		{"after a power cut", func(m *machine) { m.write(t, ownPath, "") }, true, want, []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Changed }},
 		{"packaged", func(m *machine) { m.write(t, shippedPath, unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged && !r.Changed && r.Executable == packaged }},
 		{"packaged elsewhere", func(m *machine) { m.write(t, "/lib/systemd/system/nodejoin.service", unit) }, true, "", []string{"daemon-reload", "enable nodejoin.service"}, func(r *Report) bool { return r.Packaged }},
@@ -130,19 +139,19 @@ func TestInstall(t *testing.T) {
 
 // What runs before the install goes on as it was: a start would do nothing.
 func TestInstallOverOneThatRuns(t *testing.T) {
-	want, _ := Unit(installed)
+	want := installedUnit()
 	const start, restart = "start it now: nodejoin service start", "runs as it was before; to run what is installed: nodejoin service restart"
 	for _, test := range []struct {
 		name, active, unit, runs string
 		note                     string
 	}{
 		{"it does not run", "inactive", want, installed, start},
-		{"it is between two tries", "activating\nSubState=auto-restart", unit, "", start},
+		{"it is between two tries", "activating\nSubState=auto-restart", older, "", start},
 		{"the same", "active", want, installed, "runs already"},
-		{"of another unit", "active", unit, installed, restart},
+		{"of another unit", "active", older, installed, restart},
 		{"of another program", "active", want, "/opt/nodejoin/bin/older", restart},
 		{"of a program that is gone", "reloading", want, "", restart},
-		{"it is starting", "activating\nSubState=start", unit, installed, restart},
+		{"it is starting", "activating\nSubState=start", older, installed, restart},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMachine(t, true)
@@ -181,7 +190,7 @@ func TestUninstallScript(t *testing.T) {
 		manager, text string
 		ours          bool
 	}{
-		{"openrc", openRCScript, true},
+		{"openrc", script(installed), true},
 		{"openrc", "", true},
 		{"openrc", "#!/sbin/openrc-run\n# Joins nodes.\n", false},
 		{"upstart", "# Kubernetes node join agent\n\ndescription    \"nodejoin\"\n", true},
@@ -222,7 +231,7 @@ func TestInstallIsRefused(t *testing.T) {
 			return os.Symlink("/dev/null", m.ownUnit())
 		}, "is masked"},
 		{"a link", func(m *machine) error { m.write(t, "/etc/systemd/system/x", ""); return os.Symlink("x", m.ownUnit()) }, "was not written by nodejoin"},
-		{"two of ours", func(m *machine) error { m.write(t, ownPath, unit); m.write(t, shippedPath, unit); return nil }, "hides the unit"},
+		{"two of ours", func(m *machine) error { m.write(t, ownPath, older); m.write(t, shippedPath, unit); return nil }, "hides the unit"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMachine(t, true)
@@ -247,9 +256,9 @@ func TestUninstall(t *testing.T) {
 		asked   []string
 		state   State
 	}{
-		{"ours", func(m *machine) { m.write(t, ownPath, unit) }, true, []string{"stop nodejoin.service", "daemon-reload", "disable nodejoin.service", "daemon-reload"}, NotInstalled},
+		{"ours", func(m *machine) { m.write(t, ownPath, older) }, true, []string{"stop nodejoin.service", "daemon-reload", "disable nodejoin.service", "daemon-reload"}, NotInstalled},
 		{"packaged", func(m *machine) { m.write(t, shippedPath, unit) }, true, []string{"stop nodejoin.service", "daemon-reload", "disable nodejoin.service", "daemon-reload"}, Stopped},
-		{"in an image", func(m *machine) { m.write(t, ownPath, unit) }, false, []string{"--root=ROOT disable nodejoin.service"}, NotInstalled},
+		{"in an image", func(m *machine) { m.write(t, ownPath, older) }, false, []string{"--root=ROOT disable nodejoin.service"}, NotInstalled},
 		{"nothing", func(*machine) {}, true, nil, NotInstalled},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -263,6 +272,66 @@ func TestUninstall(t *testing.T) {
 				t.Error("a file is left, or gone")
 			}
 		})
+	}
+}
+
+// What an administrator has edited is neither replaced nor removed, whatever manages services, and neither is what he copied
+// from a package: systemctl edit --full leaves the first comment as it was.
+func TestEdited(t *testing.T) {
+	edited := func(text string) string {
+		return strings.Replace(text, "/etc/nodejoin/config.yaml", "/etc/nodejoin/other.yaml", 1)
+	}
+	for _, test := range []struct {
+		name, manager, text string
+		packaged            bool
+		remedy              string
+	}{
+		{"edited", "systemd", edited(older), false, "systemctl edit nodejoin"},
+		{"in its first line", "systemd", strings.Replace(older, "Changes go", "Changes do not go", 1), false, "systemctl disable --now nodejoin"},
+		{"at its end", "systemd", older + "#\n", false, "drop-in"},
+		{"cut off", "systemd", older[:len(older)/2], false, "drop-in"},
+		{"its hash cut off", "systemd", older[:strings.Index(older, seal)+len(seal)+10], false, "drop-in"},
+		{"a packaged one", "systemd", edited(unit), true, "systemctl edit nodejoin"},
+		{"a copy of a packaged one", "systemd", unit, true, "move it away"},
+		{"edited", "openrc", edited(script(installed)), false, "changes belong in /etc/conf.d/nodejoin"},
+	} {
+		t.Run(test.manager+" "+test.name, func(t *testing.T) {
+			m, inner := newMachine(t, true), &recorded{}
+			m.Manager, m.inner = test.manager, func(string) (service.Service, error) { return inner, nil }
+			path := ownPath
+			if test.manager != "systemd" {
+				path = strings.TrimPrefix(m.scriptPath(), m.root)
+			}
+			m.write(t, path, test.text)
+			if test.packaged {
+				m.write(t, shippedPath, unit)
+			}
+			for _, do := range []func() (*Report, error){m.Uninstall, func() (*Report, error) { return m.Install(installed) }} {
+				_, err := do()
+				wantClass(t, err, fault.Files, "not as nodejoin wrote it")
+				if remedy := fault.Remedy(err); !strings.Contains(remedy, test.remedy) {
+					t.Errorf("the remedy is %q", remedy)
+				}
+			}
+			if len(m.asked) != 0 || len(inner.did) != 0 || m.read(path) != test.text {
+				t.Errorf("asked was %q, done was %q", m.asked, inner.did)
+			}
+		})
+	}
+}
+
+// What is sealed stays what it was but for one comment.
+func TestSealed(t *testing.T) {
+	for _, text := range []string{unit, openRCScript} {
+		got := sealed(text)
+		first, rest, _ := strings.Cut(got, seal)
+		_, rest, _ = strings.Cut(rest, "\n")
+		if first+rest != text || !strings.HasSuffix(first, "\n") || !bearsHead(text) {
+			t.Errorf("sealed is\n%s", got)
+		}
+	}
+	if text := script(installed); !strings.Contains(text, "\ncommand=\""+installed+"\"\n") || strings.Contains(text, "{{") {
+		t.Errorf("the script is\n%s", text)
 	}
 }
 

@@ -60,14 +60,14 @@ func (s *Service) packagedUnit() string {
 	return ""
 }
 
-// foundUnit returns what there is of our unit: its text, or an error where it is somebody else's.
+// foundUnit returns what there is of our unit: its text, or an error where it is somebody else's, or was edited.
 func (s *Service) foundUnit() (text string, found bool, err error) {
 	path := s.ownUnit()
 	if target, err := os.Readlink(path); err == nil {
 		if target == os.DevNull {
 			return "", false, fault.New(fault.Files, "systemctl unmask "+Name, "the service is masked: %s leads to %s", path, target)
 		}
-		return "", false, foreign(path)
+		return "", false, s.foreign(path, "")
 	}
 	data, err := os.ReadFile(path)
 	switch {
@@ -76,7 +76,7 @@ func (s *Service) foundUnit() (text string, found bool, err error) {
 	case err != nil:
 		return "", false, s.failed("find", err)
 	case !isOurs(string(data)):
-		return "", false, foreign(path)
+		return "", false, s.foreign(path, string(data))
 	}
 	return string(data), true, nil
 }
@@ -86,6 +86,7 @@ func (s *Service) installUnit(executable string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	want = sealed(want)
 	text, found, err := s.foundUnit()
 	if err != nil {
 		return nil, err

@@ -27,9 +27,9 @@ not after the exit statuses 2, 3, 4, 5 and 8, which need a person. On Windows, t
 	cmd.AddCommand(
 		p.serviceVerb("install", "Install the service, to be started at boot",
 			`install makes this program a service that is started at boot, and does not start it now. It can be run again: a unit that
-it wrote before is brought up to date (what runs already goes on until it is restarted), one that somebody else wrote is
-refused. In a chroot or an image, where systemd does not run, the service is started at the next boot. The program must be where
-nobody but root can replace it.`,
+it wrote before is brought up to date (what runs already goes on until it is restarted), one that somebody else wrote or
+edited is refused: changes go into a drop-in (systemctl edit nodejoin). In a chroot or an image, where systemd does not run, the
+service is started at the next boot. The program must be where nobody but root can replace it.`,
 			`  sudo install -m 0755 nodejoin /usr/local/bin/nodejoin
   sudo /usr/local/bin/nodejoin service install
   sudo nodejoin service start`,
@@ -42,7 +42,7 @@ nobody but root can replace it.`,
 			}),
 		p.serviceVerb("uninstall", "Stop the service and remove it",
 			`uninstall stops the service and removes it. A unit that a package has installed stays, and is not started at boot any more.
-What somebody else wrote under the same name is refused.
+What somebody else wrote under the same name, or edited, is refused, and stays.
 This node's identity and the configuration stay: see nodejoin reset.`, "", (*systemd.Service).Uninstall),
 		p.serviceVerb("start", "Start the service", "start starts the service. With systemd and OpenRC it fails where nothing is configured; with systemd and on Windows, where the agent ends at once.", "",
 			func(s *systemd.Service) (*systemd.Report, error) { return after(s, s.Start()) }),
