@@ -283,3 +283,19 @@ func TestKubeletWaits(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// The kubelet's drop-in finds the program wherever it is among the programs of services: it need not come from a package.
+func TestKubeletFindsTheProgram(t *testing.T) {
+	_, rest, _ := strings.Cut(kubeletWaits, "\nExecStartPre=")
+	line, _, _ := strings.Cut(rest, "\n")
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "nodejoin"), []byte("#!/bin/sh\necho \"nodejoin $*\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(line)
+	cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
+	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "nodejoin wait --timeout=0\n" {
+		t.Errorf("%s: %v\n%s", line, err, out)
+	}
+}

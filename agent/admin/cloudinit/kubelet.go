@@ -4,14 +4,16 @@ const (
 	kubeletUnit   = "kubelet.service"
 	kubeletDropIn = "/etc/systemd/system/" + kubeletUnit + ".d/10-nodejoin.conf"
 
-	// kubeletWaits is the drop-in with which a kubelet waits for the identity: systemd/examples has it with more words.
+	// kubeletWaits is the drop-in with which a kubelet waits for the identity: systemd/examples has it with more words. env looks
+	// for the program when the kubelet starts, in the PATH of services: a package has it in /usr/bin, an installation by hand in
+	// /usr/local/bin. Without env, systemd 239 to 249 would look for it when it reads the unit, which may be before it is there.
 	kubeletWaits = `# The kubelet starts when this node's identity can be used, and not before. The boot does not wait for that.
 [Unit]
 Wants=nodejoin.service
 After=nodejoin.service multi-user.target
 
 [Service]
-ExecStartPre=/usr/bin/nodejoin wait --timeout=0
+ExecStartPre=/usr/bin/env nodejoin wait --timeout=0
 TimeoutStartSec=infinity
 `
 )
