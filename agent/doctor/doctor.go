@@ -66,6 +66,7 @@ type host struct {
 	proc      string // /proc
 	systemd   string // a directory that is there where systemd runs
 	systemctl string // the command
+	config    string // that the service's unit looks at before it starts
 	name      func() (string, error)
 	clock     func() (synchronised, known bool)
 	resolver  *net.Resolver

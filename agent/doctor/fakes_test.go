@@ -352,7 +352,7 @@ func newPatient(tb testing.TB) *patient {
 			Kubeconfig: filepath.Join(dir, "kubernetes/kubelet.conf"), CertDir: filepath.Join(dir, "pki"), CAFile: filepath.Join(dir, "kubernetes/pki/ca.crt"), StateDir: filepath.Join(dir, "state"),
 		},
 		RuntimeDir: filepath.Join(dir, "run"), KubeletConfig: filepath.Join(dir, "kubelet.yaml"), Secrets: []string{filepath.Join(dir, "etc/token")},
-		Disk:     &rotate.Disk{Found: rotate.Found{Pair: pair, PairPath: filepath.Join(dir, "pki/current.pem")}, Kubeconfig: &rotate.Kubeconfig{Server: "https://" + server.name, Pair: pair}},
+		Disk:     &rotate.Disk{Found: rotate.Found{Pair: pair, PairPath: filepath.Join(dir, "pki/current.pem")}, Kubeconfig: &rotate.Kubeconfig{Server: "https://" + server.name, Pair: pair}, Cluster: &rotate.Remembered{Server: "https://" + server.name}},
 		Rotation: "agent", Hooks: []Hook{{"reload", []string{"/bin/sh", "-c", "exit 1"}}},
 	}}
 	for _, file := range []string{p.ConfigFile, p.Paths.CAFile} {
@@ -366,7 +366,7 @@ func newPatient(tb testing.TB) *patient {
 	}
 	p.kubelet(tb, "rotateCertificates: false\n")
 	p.host = host{
-		proc: filepath.Join(dir, "proc"), systemd: dir, systemctl: filepath.Join(dir, "systemctl"),
+		proc: filepath.Join(dir, "proc"), systemd: dir, systemctl: filepath.Join(dir, "systemctl"), config: filepath.Join(dir, "etc/config.yaml"),
 		name: func() (string, error) { return nodeName, nil }, clock: func() (bool, bool) { return true, true }, resolver: net.DefaultResolver,
 	}
 	p.process(tb, 812, "kubelet", "/usr/bin/kubelet", "--kubeconfig="+p.Paths.Kubeconfig, "--config="+p.KubeletConfig)

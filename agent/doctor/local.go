@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ import (
 const unit = "nodejoin.service"
 
 func thisHost() host {
-	return host{proc: "/proc", systemd: "/run/systemd/system", systemctl: "systemctl", name: os.Hostname, clock: machine.ClockSynchronised, resolver: net.DefaultResolver}
+	return host{proc: "/proc", systemd: "/run/systemd/system", systemctl: "systemctl", config: "/etc/nodejoin/config.yaml", name: os.Hostname, clock: machine.ClockSynchronised, resolver: net.DefaultResolver}
 }
 
 const otherMachine = "the files below --root are not those of the machine that runs this"
@@ -166,16 +167,46 @@ func (e *examination) checkService(ctx context.Context, f *findings) {
 		f.add(Failure, "systemctl unmask "+unit, "%s is masked: it cannot be started", unit)
 	case state == "failed":
 		f.add(Failure, "look at its last words, then start it: journalctl --unit "+unit+" --lines 20; systemctl restart "+unit, "%s has failed (%s)", unit, properties["Result"])
-	case state == "inactive" && properties["Result"] == "exec-condition":
-		f.add(Failure, "write it (see nodejoin-config(5)), then: systemctl start "+unit, "%s was not started: there is nothing in /etc/nodejoin/config.yaml", unit)
 	case state != "active" && state != "reloading" && state != "activating":
-		f.add(Failure, "systemctl enable --now "+unit, "%s does not run (%s)", unit, state)
+		e.checkStopped(f, state, properties["Result"])
 	default:
 		f.ok("%s is %s%s", unit, state, statusOf(properties["StatusText"]))
 		if enabled := properties["UnitFileState"]; enabled == "disabled" || enabled == "indirect" {
 			f.add(Warning, "systemctl enable "+unit, "%s is not started at boot (%s)", unit, enabled)
 		}
 	}
+}
+
+// checkStopped tells of a unit that does not run. That is how a package leaves it for whoever writes the configuration, and looks
+// at it with this program before its first start: no failure, as long as the agent has kept no identity here.
+func (e *examination) checkStopped(f *findings, state, result string) {
+	level := Failure
+	if clean := result == "" || result == "success" || result == skippedStart; clean && state == "inactive" && e.neverKept() {
+		level = Warning
+	}
+	if result == skippedStart && saysNothing(e.host.config) {
+		f.add(level, "write it (see nodejoin-config(5)), then: systemctl start "+unit, "%s was not started: there is nothing in %s", unit, e.host.config)
+		return
+	}
+	f.add(level, "systemctl enable --now "+unit, "%s does not run (%s)", unit, state)
+}
+
+// skippedStart is the result of a unit whose last start its ExecCondition= has skipped (systemd.service(5)).
+const skippedStart = "exec-condition"
+
+// something is what the unit's ExecCondition= looks for, and the packages' scripts: a line that is no comment.
+var something = regexp.MustCompile(`(?m)^[[:space:]]*[^#[:space:]]`)
+
+// saysNothing reports whether the unit is not started with this configuration file. One that cannot be read is none of these.
+func saysNothing(path string) bool {
+	content, err := os.ReadFile(path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !something.Match(content)
+}
+
+// neverKept reports whether the agent has not kept an identity on this machine until now: there is none, or it is of somebody
+// else, whom the agent is to follow.
+func (e *examination) neverKept() bool {
+	return e.Disk != nil && e.Disk.PairErr == nil && (e.Disk.Pair == nil || e.Disk.Cluster == nil)
 }
 
 func statusOf(text string) string {

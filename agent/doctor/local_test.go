@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,15 +63,9 @@ func TestKubelet(t *testing.T) {
 func TestServiceAndLock(t *testing.T) {
 	examineEach(t, []trial{
 		{"active", func(*testing.T, *patient) {}, []wanted{{"service", OK, "nodejoin.service is active: valid until tomorrow", ""}}},
-		{"not configured", func(t *testing.T, p *patient) {
-			p.unit(t, "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n")
-		}, []wanted{{"service", Failure, "there is nothing in /etc/nodejoin/config.yaml", "systemctl start nodejoin.service"}}},
 		{"not installed", func(t *testing.T, p *patient) { p.unit(t, "LoadState=not-found\nActiveState=inactive\n") }, []wanted{{"service", Warning, "no unit nodejoin.service", "nodejoin service install"}}},
 		{"masked", func(t *testing.T, p *patient) { p.unit(t, "LoadState=masked\nActiveState=inactive\n") }, []wanted{{"service", Failure, "is masked", "systemctl unmask"}}},
 		{"failed", func(t *testing.T, p *patient) { p.unit(t, "LoadState=loaded\nActiveState=failed\nResult=exit-code\n") }, []wanted{{"service", Failure, "has failed (exit-code)", "journalctl --unit nodejoin.service"}}},
-		{"stopped", func(t *testing.T, p *patient) {
-			p.unit(t, "LoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n")
-		}, []wanted{{"service", Failure, "does not run (inactive)", "systemctl enable --now"}}},
 		{"not enabled", func(t *testing.T, p *patient) {
 			p.unit(t, "LoadState=loaded\nActiveState=active\nUnitFileState=disabled\n")
 		}, []wanted{{"service", Warning, "is not started at boot", "systemctl enable nodejoin.service"}, {"service", OK, "is active", ""}}},
@@ -134,6 +129,43 @@ func TestServiceAndLock(t *testing.T) {
 			{"disk", OK, "room", ""},
 			{"node name", OK, `the node's name is "node-1"`, ""},
 		}},
+	})
+}
+
+// A package leaves the unit stopped. Whoever configures the machine then runs "nodejoin doctor && systemctl start nodejoin".
+func TestStoppedService(t *testing.T) {
+	const skipped, stopped = "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\nResult=success\n"
+	service := func(properties, config string) func(*testing.T, *patient) {
+		return func(t *testing.T, p *patient) {
+			t.Helper()
+			p.unit(t, properties)
+			write(t, p.host.config, config, 0o644)
+		}
+	}
+	const template, written = "# a comment\n\n  # another\n", "# a comment\n  cluster: {}\n"
+	const none, start = "was not started: there is nothing in ", "systemctl enable --now nodejoin.service"
+	examineEach(t, []trial{
+		{"before the join, not configured", beforeJoin(service(skipped, template)), []wanted{{"service", Warning, none, "systemctl start nodejoin.service"}}},
+		{"before the join, no configuration", beforeJoin(func(t *testing.T, p *patient) {
+			p.unit(t, skipped)
+			p.host.config = "/nowhere/config.yaml"
+		}), []wanted{{"service", Warning, none + "/nowhere/config.yaml", "systemctl start nodejoin.service"}}},
+		{"before the join, configured since", beforeJoin(service(skipped, written)), []wanted{{"service", Warning, "does not run (inactive)", start}}},
+		{"before the join, not started", beforeJoin(service(stopped, written)), []wanted{{"service", Warning, "does not run (inactive)", start}}},
+		{"before the join, failed", beforeJoin(service("LoadState=loaded\nActiveState=failed\nResult=exit-code\n", written)), []wanted{{"service", Failure, "has failed (exit-code)", "journalctl"}}},
+		{"before the join, it ended badly", beforeJoin(service("LoadState=loaded\nActiveState=inactive\nResult=timeout\n", written)), []wanted{{"service", Failure, "does not run (inactive)", start}}},
+		{"before the join, it stops", beforeJoin(service("LoadState=loaded\nActiveState=deactivating\nResult=success\n", written)), []wanted{{"service", Failure, "does not run (deactivating)", start}}},
+		{"joined by another program, not started", func(t *testing.T, p *patient) {
+			service(skipped, written)(t, p)
+			p.Disk.Cluster = nil
+		}, []wanted{{"service", Warning, "does not run (inactive)", start}}},
+		{"nobody can say whether it has joined", func(t *testing.T, p *patient) {
+			service(stopped, written)(t, p)
+			p.Disk, p.DiskErr = nil, errors.New("cannot be read")
+		}, []wanted{{"service", Failure, "does not run (inactive)", start}}},
+		{"not started", service(stopped, written), []wanted{{"service", Failure, "does not run (inactive)", start}}},
+		{"not configured any more", service(skipped, template), []wanted{{"service", Failure, none, "systemctl start nodejoin.service"}}},
+		{"configured again", service(skipped, written), []wanted{{"service", Failure, "does not run (inactive)", start}}},
 	})
 }
 
