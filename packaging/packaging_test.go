@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,15 +51,57 @@ func TestInstalledExampleIsRight(t *testing.T) {
 	}
 }
 
-// The test of the unit and those of the maintainer scripts ask the same of the configuration.
+// asked is where a maintainer script asks whether the configuration says anything.
+var asked = regexp.MustCompile(`grep -qs '([^']*)'`)
+
+// Wherever the maintainer scripts look into the configuration, they ask what the unit does.
 func TestScriptsAskWhatTheUnitAsks(t *testing.T) {
-	if !strings.Contains(read(t, "../systemd/nodejoin.service"), `"^[[:space:]]*[^#[:space:]]"`) {
+	const condition = "^[[:space:]]*[^#[:space:]]"
+	if !strings.Contains(read(t, "../systemd/nodejoin.service"), `"`+condition+`"`) {
 		t.Error("the unit has another condition")
 	}
-	for _, script := range []string{"scripts/deb/postinst", "scripts/rpm/post"} {
-		if !strings.Contains(read(t, script), `grep -qs '^[[:space:]]*[^#[:space:]]'`) {
-			t.Errorf("%s has another condition", script)
+	asking := 0
+	for _, script := range scripts(t) {
+		for _, found := range asked.FindAllStringSubmatch(read(t, script), -1) {
+			asking++
+			if found[1] != condition {
+				t.Errorf("%s has another condition: %s", script, found[1])
+			}
 		}
+	}
+	if asking != 2 { // postinst, and rpm's post
+		t.Errorf("they ask %d times", asking)
+	}
+}
+
+// A configuration that was written while an older one stood aside is kept, whatever its indentation.
+func TestPostinstKeepsWhatWasWritten(t *testing.T) {
+	const older = "nodeName: older\n"
+	for name, test := range map[string]struct{ config, kept string }{
+		"written":          {"# mine\nnodeName: newer\n", ""},
+		"written indented": {"# mine\n  nodeName: newer\n", ""},
+		"the template":     {read(t, "config.yaml"), older},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "config.yaml")
+			script := strings.ReplaceAll(read(t, "scripts/deb/postinst"), "/etc/nodejoin/config.yaml", path)
+			// Only what is done with the file: the rest is the system's.
+			script, _, found := strings.Cut(script, "# As debhelper's dh_installsystemd has it.")
+			err := errors.Join(os.WriteFile(path, []byte(test.config), 0o600), os.WriteFile(path+".nodejoin-preinst", []byte(older), 0o600))
+			if err != nil || !found {
+				t.Fatal(err, found)
+			}
+			if out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "postinst", "configure", "").CombinedOutput(); err != nil { //nolint:gosec // the script that is shipped
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if test.kept == "" {
+				test.kept = test.config
+			}
+			if got := read(t, path); got != test.kept {
+				t.Errorf("the configuration is\n%s", got)
+			}
+		})
 	}
 }
 
