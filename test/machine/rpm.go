@@ -44,7 +44,7 @@ func (s *setup) rpm(ctx context.Context) error {
 
 // tellOfRPM puts what packaging/check has seen into the report.
 func (b *bed) tellOfRPM(ctx context.Context, next func(number, title string) *point) {
-	p := next("rpm", "The rpm, in a tree without systemd (there is no machine of rpms here)")
+	p := next("rpm", "The rpm, in a tree without systemd (not on a machine of rpms)")
 	if err := within(ctx, storyTimeout, b.rpmEnded); err != nil {
 		p.add(ctx, "packaging/check rpm", "", err, time.Since(p.began))
 		return
