@@ -230,7 +230,7 @@ func (s *upgrades) remove(ctx context.Context, p *point) {
 func (s *upgrades) purge(ctx context.Context, p *point) {
 	const mine = "/etc/nodejoin/issuer-ca.crt" // an administrator's
 	var before moment
-	var config string
+	var config, next string
 	p.check(ctx, "dpkg --purge removes configuration and state of nodejoin, and nothing that is a kubelet's or an administrator's", func(ctx context.Context) (_ string, err error) {
 		if before, err = s.now(ctx); err != nil {
 			return "", err
@@ -266,15 +266,32 @@ func (s *upgrades) purge(ctx context.Context, p *point) {
 		if failed != "" {
 			err = errors.Join(err, errors.New(failed))
 		}
+		if next = nextStep(said); next == "" {
+			err = errors.Join(err, errors.New("no next step is printed"))
+		}
 		return strings.Join(strings.Fields(state), " ") + "\n" + tail(said, 2), errors.Join(err, unseen)
 	})
-	p.check(ctx, "with its configuration back it takes up the identity that is there, and asks for nothing", func(ctx context.Context) (string, error) {
+	p.check(ctx, "with its configuration back, the command that the package printed starts it: it takes up the identity that is there, and asks for nothing", func(ctx context.Context) (string, error) {
+		if next == "" {
+			return "", errors.New("it is not known")
+		}
 		if err := s.m.drop(ctx, configFile, config); err != nil {
 			return "", err
 		}
-		if _, err := s.m.run(ctx, "systemctl", "start", unit); err != nil {
-			return "", err
+		if said, err := s.m.shell(ctx, next); err != nil {
+			return said, fmt.Errorf("%s: %w", next, err)
 		}
-		return s.asBefore(ctx, before)
+		seen, err := s.asBefore(ctx, before)
+		return next + "\n" + seen, err
 	})
+}
+
+var printed = regexp.MustCompile(`(?m)^.*and then: (.+) \(see nodejoin-config\(5\)\)$`)
+
+// nextStep returns the command with which the package, at its installation, says to go on; "" if it says none.
+func nextStep(said string) string {
+	if found := printed.FindStringSubmatch(said); found != nil {
+		return found[1]
+	}
+	return ""
 }
