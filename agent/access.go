@@ -96,7 +96,7 @@ func (c *Config) accesses() []*access {
 // accessesByOptions returns one way in if a flag says what to show, else one for each of the usual places with a token.
 func (c *Config) accessesByOptions() []*access {
 	var accesses []*access
-	for i, path := range usualTokenPaths(c.paths.Root) {
+	for i, path := range c.usualTokenPaths() {
 		if i != 0 && !exists(path) {
 			break
 		}
@@ -143,7 +143,7 @@ func (c *Config) accessByOptions(usual string) *access {
 
 // accessByToken is the way in by a bootstrap token of the configuration file, which is read from path.
 func (c *Config) accessByToken(file *config.BootstrapToken, path string) *access {
-	x := &access{name: "the credential in " + orDefault(file.File, DefaultTokenFile)}
+	x := &access{name: "the credential in " + orDefault(file.File, DefaultTokenFile), usual: isUsual(file)}
 	token := x.readToken(path, file.SingleUse)
 	if !token.IsZero() {
 		x.credential = token.Credential()
@@ -154,10 +154,15 @@ func (c *Config) accessByToken(file *config.BootstrapToken, path string) *access
 
 // tokenPaths returns where the token's file may be on this machine.
 func (c *Config) tokenPaths(file *config.BootstrapToken) []string {
-	if file.File == "" || file.File == DefaultTokenFile {
-		return usualTokenPaths(c.paths.Root)
+	if isUsual(file) {
+		return c.usualTokenPaths()
 	}
 	return []string{filepath.Join(c.paths.Root, file.File)}
+}
+
+// isUsual reports whether the token is one that lies in a usual place.
+func isUsual(file *config.BootstrapToken) bool {
+	return file.File == "" || file.File == DefaultTokenFile
 }
 
 func (x *access) useUp(path string, singleUse bool) {
@@ -178,14 +183,33 @@ func (x *access) readToken(path string, singleUse bool) bootstrap.Token {
 // usualTokenPaths returns where the token's file is looked for when none was named: what systemd was told to hand over
 // (LoadCredential= of systemd.exec(5)), which stays as it is until the service starts anew, and then the file that
 // somebody may replace meanwhile.
-func usualTokenPaths(root string) []string {
-	file := filepath.Join(root, DefaultTokenFile)
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+func (c *Config) usualTokenPaths() []string {
+	file := filepath.Join(c.paths.Root, DefaultTokenFile)
+	if dir := orDefault(os.Getenv("CREDENTIALS_DIRECTORY"), c.serviceCredentials); dir != "" {
 		if handed := filepath.Join(dir, "token"); exists(handed) {
 			return []string{handed, file}
 		}
 	}
 	return []string{file}
+}
+
+// seenFromOutside returns the configuration as the service has it, for a program that systemd has not started: with the token in
+// dir, which is the service's while that runs. Of another machine's tree nothing runs here.
+func (c *Config) seenFromOutside(dir string) *Config {
+	if c.paths.Root != config.DefaultRoot {
+		return c
+	}
+	seen := *c
+	seen.serviceCredentials = dir
+	return &seen
+}
+
+// lacksUsual reports whether there is no credential since no token lies in a usual place, where systemd may put one for the service.
+func (x *access) lacksUsual() bool {
+	if x.credential != nil {
+		return false
+	}
+	return errors.Is(x.credentialErr, errNoCredential) || x.usual && errors.Is(x.credentialErr, fs.ErrNotExist)
 }
 
 // wasHanded reports whether a file is one that systemd has handed over.
@@ -305,7 +329,7 @@ func (c *Config) credentialPaths() []string {
 		}
 	}
 	if o.Token == "" && o.TokenFile == "" && o.Bundle == "" && len(c.sources) == 0 {
-		paths = append(paths, usualTokenPaths(c.paths.Root)...)
+		paths = append(paths, c.usualTokenPaths()...)
 	}
 	return paths
 }

@@ -8,9 +8,13 @@ import (
 	"github.com/nodejoin/nodejoin/rotate"
 )
 
+// serviceCredentials is where root finds what systemd has handed to the service, while that runs (systemd.exec(5)).
+const serviceCredentials = "/run/credentials/nodejoin.service"
+
 // Examine looks at everything that can keep this machine from joining or from rotating. Nothing is changed. With wrong, the
 // configuration file cannot be used for that reason, and config is what was said elsewhere.
 func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
+	config = config.seenFromOutside(serviceCredentials)
 	a := New(config, discard())
 	in := doctor.Input{
 		Node: a.node(), ConfigFile: config.options.ConfigFile, ConfigErr: wrong,
@@ -31,7 +35,7 @@ func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
 		in.Cluster = new(config.site)
 	}
 	for _, x := range config.accesses() {
-		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr, Via: x.via, Spends: x.spends})
+		in.Accesses = append(in.Accesses, doctor.Access{Discovery: x.discovery, DiscoveryErr: x.discoveryErr, Credential: x.credential, CredentialErr: x.credentialErr, Lacking: x.lacksUsual(), Via: x.via, Spends: x.spends})
 	}
 	for _, k := range a.keepers[1:] {
 		if k.name == ServingName {

@@ -127,6 +127,8 @@ type Config struct {
 	certificates  []Certificate
 	trustEvery    time.Duration
 
+	serviceCredentials string // directory of what systemd has handed to the service, where $CREDENTIALS_DIRECTORY does not say it; "" is none
+
 	site    bootstrap.Cluster // as it is known beforehand: endpoints, server name, proxy
 	pins    []bootstrap.Pin
 	given   tokens   // what was given and is not read from a file that can change

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodejoin/nodejoin/agent/config"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/bootstrap"
 )
@@ -159,6 +160,49 @@ func TestOptionsTokens(t *testing.T) {
 			}
 			if d, ok := config.accesses()[0].discovery.(*bootstrap.ByToken); !ok || d.Token.ID != test.discovery {
 				t.Errorf("discovery by %+v instead of the token %s", config.accesses()[0].discovery, test.discovery)
+			}
+		})
+	}
+}
+
+// A program that systemd has not started sees the service's own token, and none of this machine's service for another's tree.
+func TestTokenOfTheService(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(otherToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*Options)
+		want   string // "": none
+	}{
+		{"of this machine", func(o *Options) { o.Root = "" }, "the bootstrap token ghijkl"},
+		{"of this machine, by the configuration", func(o *Options) {
+			o.Root, o.Credentials = "", []config.Credential{{BootstrapToken: &config.BootstrapToken{}}}
+		}, "the bootstrap token ghijkl"},
+		{"another machine's tree", func(*Options) {}, ""},
+		{"a file that was named", func(o *Options) { o.Root, o.TokenFile = "", "/nowhere/token" }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := options(t, test.change)
+			o.Servers, o.SkipCAVerification = []string{"api"}, true
+			c, err := o.Config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x := c.accesses()[0]; x.credential != nil && !exists(DefaultTokenFile) {
+				t.Errorf("the agent itself has %s", x.credential)
+			}
+			x := c.seenFromOutside(dir).accesses()[0]
+			got := ""
+			if x.credential != nil {
+				got = x.credential.String()
+			}
+			if got != test.want {
+				t.Errorf("the credential is %q instead of %q", got, test.want)
+			}
+			if lacks := test.name == "another machine's tree"; x.lacksUsual() != lacks {
+				t.Errorf("a token is lacking where one usually is: %t", !lacks)
 			}
 		})
 	}

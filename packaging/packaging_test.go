@@ -92,7 +92,7 @@ func TestPostinstKeepsWhatWasWritten(t *testing.T) {
 			if err != nil || !found {
 				t.Fatal(err, found)
 			}
-			if out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "postinst", "configure", "").CombinedOutput(); err != nil { //nolint:gosec // the script that is shipped
+			if out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "postinst", "configure", "").CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			if test.kept == "" {

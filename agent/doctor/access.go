@@ -37,8 +37,11 @@ func (e *examination) discover(ctx context.Context) []discovered {
 	for i, access := range e.Accesses {
 		switch d := access.Discovery.(type) {
 		case nil:
-			if results[i].err = access.DiscoveryErr; results[i].err == nil {
+			switch results[i].err = access.DiscoveryErr; {
+			case results[i].err == nil:
 				results[i].skipped = "nothing says how the cluster is found"
+			case access.Lacking && errors.Is(access.DiscoveryErr, access.CredentialErr) && e.handed() != "":
+				results[i].err, results[i].skipped = nil, "it takes the token that systemd hands to the service"
 			}
 		case *bootstrap.ByToken:
 			token := e.liveOf(d)
@@ -161,6 +164,9 @@ func (e *examination) checkCredentials(ctx context.Context, f *findings) {
 		case access.Credential != nil:
 			results[i].ok("there is %s", access.Credential)
 			results[i].skip("what the cluster lets it do: %s", notVerified)
+		case access.Lacking && e.handed() != "":
+			results[i].add(Warning, "start it, and run this again: systemctl start "+unit,
+				"%sthere is no credential in a file; systemd hands a token to the service (%s), which is looked at here once the service runs with it", e.later(), e.handed())
 		case access.CredentialErr != nil:
 			results[i].fail(Failure, access.CredentialErr, "give one with --token-file")
 		}

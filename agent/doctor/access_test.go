@@ -5,6 +5,9 @@ package doctor
 import (
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +94,60 @@ func TestSharedTrouble(t *testing.T) {
 	if told != 2 {
 		t.Errorf("%d findings instead of 2", told)
 	}
+}
+
+// The token of a service may be a credential of systemd's, which is not where this program looks for one.
+func TestTokenOfSystemd(t *testing.T) {
+	const shipped, none = "LoadCredential=token:nodejoin.token\n", "there is no token"
+	lacking := func(text string, files ...string) func(*testing.T, *patient) {
+		return beforeJoin(func(t *testing.T, p *patient) {
+			t.Helper()
+			err := fault.New(fault.Usage, "make one", none)
+			p.Accesses = []Access{{DiscoveryErr: err, CredentialErr: err, Lacking: true}}
+			p.directives(t, strings.ReplaceAll(text, "DIR", p.dir))
+			for _, file := range files {
+				write(t, filepath.Join(p.dir, file), tokenID+"."+tokenSecret, 0o600)
+			}
+		})
+	}
+	handed := func(directive string) []wanted {
+		return []wanted{
+			{"credential", Warning, "systemd hands a token to the service (" + directive + ")", "systemctl start nodejoin.service"},
+			{"discovery", Skipped, "the token that systemd hands to the service", ""},
+		}
+	}
+	lost := []wanted{{"credential", Failure, none, "make one"}, {"discovery", Failure, none, "make one"}}
+	const encrypted = shipped + "[Service]\nLoadCredential=\nLoadCredentialEncrypted = token:DIR/token.cred\n"
+	spoilt := func(text string, spoil func(*patient)) func(*testing.T, *patient) {
+		return func(t *testing.T, p *patient) {
+			t.Helper()
+			lacking(text, "token.cred")(t, p)
+			spoil(p)
+		}
+	}
+	examineEach(t, []trial{
+		{"the shipped unit, and nothing to hand over", lacking(shipped), lost},
+		{"of the machine", lacking(shipped, "credentials/nodejoin.token"), handed("LoadCredential=")},
+		{"in a directory for it", lacking(shipped, "credstore/nodejoin.token"), handed("LoadCredential=")},
+		{"encrypted in a directory for it", lacking("LoadCredentialEncrypted=token\n", "credstore.encrypted/token"), handed("LoadCredentialEncrypted=")},
+		{"not decrypted", lacking("LoadCredential=token\n", "credstore.encrypted/token"), lost},
+		{"a file of a drop-in", lacking(encrypted, "token.cred"), handed("LoadCredentialEncrypted=")},
+		{"a file that is missing", lacking(encrypted), lost},
+		{"a file that is missing comes last", lacking("LoadCredential=token:DIR/a\nLoadCredential=token:DIR/b\n", "a"), lost},
+		{"in the unit", lacking(shipped + "SetCredential=token:" + tokenID + "." + tokenSecret + "\n"), handed("SetCredential=")},
+		{"encrypted in the unit", lacking("SetCredentialEncrypted=token: \\\n  abc\n"), handed("SetCredentialEncrypted=")},
+		{"taken back", lacking("SetCredentialEncrypted=token:x\nSetCredential=\n"), lost},
+		{"another one", lacking("SetCredential=password:x\n"), lost},
+		{"no unit", spoilt(encrypted, func(p *patient) { _ = os.Remove(filepath.Join(p.dir, "nodejoin.service")) }), lost},
+		{"no systemd", spoilt(encrypted, func(p *patient) { p.host.systemd = "/nowhere" }), lost},
+		{"another machine's files", spoilt(encrypted, func(p *patient) { p.Paths.Root = p.dir }), lost},
+		{"a token was given, and is wrong", spoilt(encrypted, func(p *patient) { p.Accesses[0].Lacking = false }), lost},
+		{"joined, so none is needed now", func(t *testing.T, p *patient) {
+			p.directives(t, shipped)
+			write(t, filepath.Join(p.dir, "credstore/nodejoin.token"), "x", 0o600)
+			p.Accesses = []Access{{CredentialErr: errors.New(none), DiscoveryErr: errors.New(none), Lacking: true}}
+		}, []wanted{{"credential", Warning, "needed only once this node's certificate has expired: there is no credential in a file; systemd", "systemctl start"}}},
+	})
 }
 
 func TestCredentialAndRotation(t *testing.T) {

@@ -49,6 +49,8 @@ type Access struct {
 	DiscoveryErr  error // why there is none
 	Credential    bootstrap.Credential
 	CredentialErr error // why there is none
+	// Lacking says that there is none since no token lies where one is looked for; systemd may hand one to the service.
+	Lacking bool
 	// Via is the server that the credential is for, and is shown to alone; nil for the cluster's own.
 	Via *bootstrap.Via
 	// Spends says that the credential is not to be tried: its use would change it.
@@ -67,9 +69,11 @@ type host struct {
 	systemd   string // a directory that is there where systemd runs
 	systemctl string // the command
 	config    string // that the service's unit looks at before it starts
-	name      func() (string, error)
-	clock     func() (synchronised, known bool)
-	resolver  *net.Resolver
+	// Directories of credentials: those that systemd itself was given and those of files, and those of encrypted ones.
+	credentials, encrypted []string
+	name                   func() (string, error)
+	clock                  func() (synchronised, known bool)
+	resolver               *net.Resolver
 }
 
 // examination is one run of all checks. What several of them need is found out once, when the first one asks.
@@ -77,6 +81,7 @@ type examination struct {
 	Input
 	host host
 
+	handed     func() string       // what hands the service its token
 	discovered func() []discovered // one for each of Accesses
 	paths      func() []path       // the way to each API server, or to the proxy before them
 	servers    func() []server     // one for each API server
@@ -99,6 +104,7 @@ func run(ctx context.Context, in Input, h host) *Report {
 		in.UserAgent = "nodejoin"
 	}
 	e := &examination{Input: in, host: h}
+	e.handed = sync.OnceValue(func() string { return e.findHanded(ctx) })
 	e.discovered = sync.OnceValue(func() []discovered { return e.discover(ctx) })
 	e.paths = sync.OnceValue(func() []path { return e.tryPaths(ctx) })
 	e.servers = sync.OnceValue(func() []server { return e.tryServers(ctx) })

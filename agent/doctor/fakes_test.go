@@ -367,6 +367,7 @@ func newPatient(tb testing.TB) *patient {
 	p.kubelet(tb, "rotateCertificates: false\n")
 	p.host = host{
 		proc: filepath.Join(dir, "proc"), systemd: dir, systemctl: filepath.Join(dir, "systemctl"), config: filepath.Join(dir, "etc/config.yaml"),
+		credentials: []string{filepath.Join(dir, "credentials"), filepath.Join(dir, "credstore")}, encrypted: []string{filepath.Join(dir, "credstore.encrypted")},
 		name: func() (string, error) { return nodeName, nil }, clock: func() (bool, bool) { return true, true }, resolver: net.DefaultResolver,
 	}
 	p.process(tb, 812, "kubelet", "/usr/bin/kubelet", "--kubeconfig="+p.Paths.Kubeconfig, "--config="+p.KubeletConfig)
@@ -392,7 +393,14 @@ func (p *patient) process(tb testing.TB, pid int, name string, args ...string) {
 // unit makes a systemctl that answers this.
 func (p *patient) unit(tb testing.TB, properties string) {
 	tb.Helper()
-	write(tb, p.host.systemctl, "#!/bin/sh\n[ \"$1 $2\" = 'show nodejoin.service' ] || exit 7\ncat <<'EOF'\n"+properties+"EOF\n", 0o755)
+	write(tb, p.host.systemctl, "#!/bin/sh\n[ \"$1 $2\" != 'cat nodejoin.service' ] || exec cat "+filepath.Join(p.dir, "nodejoin.service")+
+		"\n[ \"$1 $2\" = 'show nodejoin.service' ] || exit 7\ncat <<'EOF'\n"+properties+"EOF\n", 0o755)
+}
+
+// directives makes this what the unit and its drop-ins say of credentials.
+func (p *patient) directives(tb testing.TB, text string) {
+	tb.Helper()
+	write(tb, filepath.Join(p.dir, "nodejoin.service"), "# /usr/lib/systemd/system/nodejoin.service\n[Service]\n"+text, 0o644)
 }
 
 // unjoin takes the identity away.

@@ -24,7 +24,13 @@ import (
 const unit = "nodejoin.service"
 
 func thisHost() host {
-	return host{proc: "/proc", systemd: "/run/systemd/system", systemctl: "systemctl", config: "/etc/nodejoin/config.yaml", name: os.Hostname, clock: machine.ClockSynchronised, resolver: net.DefaultResolver}
+	return host{
+		proc: "/proc", systemd: "/run/systemd/system", systemctl: "systemctl", config: "/etc/nodejoin/config.yaml",
+		// A container manager's are in /run/host.
+		credentials: []string{"/run/credentials/@system", "/run/host/credentials", "/etc/credstore", "/run/credstore", "/usr/lib/credstore"},
+		encrypted:   []string{"/etc/credstore.encrypted", "/run/credstore.encrypted", "/usr/lib/credstore.encrypted"},
+		name:        os.Hostname, clock: machine.ClockSynchronised, resolver: net.DefaultResolver,
+	}
 }
 
 const otherMachine = "the files below --root are not those of the machine that runs this"
@@ -219,23 +225,32 @@ func statusOf(text string) string {
 // systemctlLimit is for a systemd that does not answer.
 const systemctlLimit = 5 * time.Second
 
-func (e *examination) unitProperties(ctx context.Context) (map[string]string, error) {
+// systemctl asks systemctl something of the unit, and returns what it prints.
+func (e *examination) systemctl(ctx context.Context, verb string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, systemctlLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, e.host.systemctl, "show", unit, "--property=LoadState,ActiveState,UnitFileState,Result,StatusText") //nolint:gosec // always systemctl, but in tests
+	cmd := exec.CommandContext(ctx, e.host.systemctl, slices.Concat([]string{verb, unit}, args)...) //nolint:gosec // always systemctl, but in tests
 	cmd.WaitDelay = time.Second
 	output, err := cmd.Output()
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("no answer within %s", systemctlLimit)
+		return "", fmt.Errorf("no answer within %s", systemctlLimit)
 	}
 	if err != nil {
 		if failed, ok := errors.AsType[*exec.ExitError](err); ok && len(failed.Stderr) != 0 {
-			return nil, errors.New(string(failed.Stderr))
+			return "", errors.New(string(failed.Stderr))
 		}
+		return "", err
+	}
+	return string(output), nil
+}
+
+func (e *examination) unitProperties(ctx context.Context) (map[string]string, error) {
+	output, err := e.systemctl(ctx, "show", "--property=LoadState,ActiveState,UnitFileState,Result,StatusText")
+	if err != nil {
 		return nil, err
 	}
 	properties := map[string]string{}
-	for line := range strings.Lines(string(output)) {
+	for line := range strings.Lines(output) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		properties[name] = value
 	}
