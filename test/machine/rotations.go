@@ -59,11 +59,13 @@ const moreConfiguration = `
 trust: {interval: 2s}
 hooks:
 - {name: restart-reader, on: [kubelet-client, ca], command: [/usr/bin/touch, /run/nodejoin/changed]}
+- {name: try-restart, on: [kubelet-client], command: [/usr/bin/systemctl, try-restart, restarted.service]}
 `
 
 // readerUnits are a service that wants to be restarted after a change, and the way to it from a hook.
 var readerUnits = map[string]string{
 	"/etc/systemd/system/reader.service":         "[Service]\nExecStart=/bin/sh -c 'date >>/var/log/reader; exec sleep infinity'\n",
+	"/etc/systemd/system/restarted.service":      "[Service]\nExecStart=/bin/sh -c 'date >>/var/log/restarted; exec sleep infinity'\n",
 	"/etc/systemd/system/restart-reader.path":    "[Path]\nPathChanged=/run/nodejoin/changed\n",
 	"/etc/systemd/system/restart-reader.service": "[Service]\nType=oneshot\nExecStart=/bin/systemctl restart reader.service\n",
 }
@@ -74,7 +76,7 @@ func (s *upgrades) configure(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	if _, err := s.m.shell(ctx, "systemctl daemon-reload && systemctl start reader.service restart-reader.path"); err != nil {
+	if _, err := s.m.shell(ctx, "systemctl daemon-reload && systemctl start reader.service restarted.service restart-reader.path"); err != nil {
 		return "", err
 	}
 	config, err := s.m.read(configFile)
@@ -102,18 +104,21 @@ func (s *upgrades) configure(ctx context.Context) (string, error) {
 	return "process " + after + ", as before", err
 }
 
-// readings returns how often the reader was started.
-func (s *upgrades) readings() (int, error) {
-	text, err := s.m.read("/var/log/reader")
+// starts returns how often a unit was started that logs it.
+func (s *upgrades) starts(name string) (int, error) {
+	text, err := s.m.read("/var/log/" + name)
 	return strings.Count(text, "\n"), err
 }
 
-// force rotates, and looks at what the hook has led to.
+// force rotates, and looks at what the hooks have led to.
 func (s *upgrades) force(ctx context.Context, p *point) {
-	readings := 0
+	const byPath, byHook = "reader", "restarted"
+	started := map[string]int{}
 	p.check(ctx, "a rotation (nodejoin join --force) writes a new certificate", func(ctx context.Context) (_ string, err error) {
-		if readings, err = s.readings(); err != nil {
-			return "", err
+		for _, name := range []string{byPath, byHook} {
+			if started[name], err = s.starts(name); err != nil {
+				return "", err
+			}
 		}
 		before, err := s.m.serial()
 		if err != nil {
@@ -129,16 +134,18 @@ func (s *upgrades) force(ctx context.Context, p *point) {
 		}
 		return fmt.Sprintf("serial %s, then %s, in %.1f s", before, after, time.Since(began).Seconds()), err
 	})
-	p.check(ctx, "the hook restarts a unit that the sandbox keeps it from, through a path unit", func(ctx context.Context) (string, error) {
+	again := func(name string) (string, error) {
 		err := eventually(ctx, func() error {
-			now, err := s.readings()
-			if err == nil && now <= readings {
+			now, err := s.starts(name)
+			if err == nil && now <= started[name] {
 				err = fmt.Errorf("it was started %d times, as before", now)
 			}
 			return err
 		})
-		return fmt.Sprintf("reader.service was started %d time(s) before the rotation, and again after it", readings), err
-	})
+		return fmt.Sprintf("%s.service was started %d time(s) before the rotation, and again after it", name, started[name]), err
+	}
+	p.check(ctx, "a hook restarts a unit through a path unit", func(context.Context) (string, error) { return again(byPath) })
+	p.check(ctx, "a hook restarts a unit by systemctl try-restart, from the sandbox", func(context.Context) (string, error) { return again(byHook) })
 }
 
 // putBack deletes a file, and waits until it is there again.
