@@ -182,9 +182,9 @@ type Endpoint struct {
 // BootstrapToken is a bootstrap token in a file. The token signs what the cluster tells about itself, and authenticates
 // the request for the certificate.
 type BootstrapToken struct {
-	// The file that holds the token, `ID.SECRET` on one line. It must not be readable by everybody: mode 0600. In the
-	// place of /etc/nodejoin/token the systemd credential `token` (`LoadCredential=token:PATH`) is read, where the service
-	// was given one.
+	// The file that holds the token, `ID.SECRET` on one line. It must not be readable by everybody: mode 0600. Where
+	// that is /etc/nodejoin/token, the systemd credential `token` (`LoadCredential=token:PATH`) is tried first, if the service
+	// was given one, and then the file.
 	//
 	// Default: /etc/nodejoin/token.
 	File string `json:"file,omitempty"`
@@ -400,10 +400,11 @@ type Certificate struct {
 
 	// The directory of its files: NAME-current.pem is a link to the newest NAME-TIME.pem, which holds the certificate, its
 	// chain and the key. It belongs to root or to the agent's user, and nobody else may be able to write to it. Required for
-	// a certificate of your own.
+	// a certificate of your own. The unit of systemd that is shipped takes a drop-in for most places: see `paths`.
 	Directory string `json:"directory,omitempty"`
 
-	// A file for a copy of the certificate and its chain, for programs that want certificate and key in two files.
+	// A file for a copy of the certificate and its chain, for programs that want certificate and key in two files. Where it
+	// may be, and where that takes a drop-in, is as for `directory`.
 	//
 	// Default: no copy.
 	CertificateFile string `json:"certificateFile,omitempty"`
@@ -413,12 +414,13 @@ type Certificate struct {
 	// Default: no copy.
 	PrivateKeyFile string `json:"privateKeyFile,omitempty"`
 
-	// The user that the files belong to, by name or number.
+	// The user that the files belong to, by name or number. In the sandbox of the unit of systemd that is shipped the agent can
+	// give no file to another user or group: that takes the drop-in `owner.conf` of /usr/share/doc/nodejoin/examples/systemd.
 	//
 	// Default: the agent's user.
 	Owner string `json:"owner,omitempty"`
 
-	// The group that the files belong to, by name or number.
+	// The group that the files belong to, by name or number. It takes the same drop-in as `owner`.
 	//
 	// Default: the agent's group.
 	Group string `json:"group,omitempty"`
@@ -469,7 +471,7 @@ type Hook struct {
 	On []string `json:"on,omitempty"`
 
 	// The program, by its absolute path, and its arguments. No shell is involved. Everybody can read this file: a secret
-	// that the program needs belongs elsewhere.
+	// that the program needs belongs elsewhere. It runs in the agent's sandbox, and writes where the agent may: see `paths`.
 	//
 	// Required.
 	Command []string `json:"command,omitempty"`
@@ -481,6 +483,10 @@ type Hook struct {
 }
 
 // Paths says where files are. They are absolute; `--root` is put before them.
+//
+// The unit of systemd that is shipped lets the agent, and its hooks, write in /etc/nodejoin, /etc/kubernetes, /var/lib/kubelet,
+// /var/lib/nodejoin and /run/nodejoin, and nowhere else. Other places, of these files or of a certificate of your own, take the
+// drop-in `directories.conf` of /usr/share/doc/nodejoin/examples/systemd; without it, writing fails with "read-only file system".
 type Paths struct {
 	// The kubeconfig of the kubelet. It names the CA bundle, the certificate and the key by path.
 	//

@@ -10,11 +10,14 @@ import (
 	"github.com/nodejoin/nodejoin/agent/fault"
 )
 
+// kubeconfigHelp is the help of every --kubeconfig: it is [admin.Connect]'s order.
+const kubeconfigHelp = "the administrator's kubeconfig (default what KUBECONFIG says, else ~/.kube/config, else /etc/kubernetes/admin.conf)"
+
 // addAdminFlags adds the flag that every command of an administrator has.
 func addAdminFlags(cmd *cobra.Command, kubeconfig *string) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(kubeconfig, "kubeconfig", "", "the administrator's kubeconfig (default what KUBECONFIG says, else ~/.kube/config, else /etc/kubernetes/admin.conf)")
+	f.StringVar(kubeconfig, "kubeconfig", "", kubeconfigHelp)
 }
 
 // asAdmin runs what an administrator wants with the cluster of a kubeconfig.

@@ -62,7 +62,7 @@ Whoever holds the file can become that node until it expires. A certificate cann
 	o.userData.addFlags(f)
 	f.StringVar(&o.server, "server", "", "API server as the node reaches it, HOST:PORT (default the kubeconfig's)")
 	f.StringVar(&o.group, "group", review.JoinersGroup, "group that the certificate is in")
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "the administrator's kubeconfig (default as kubectl: KUBECONFIG, ~/.kube/config)")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", kubeconfigHelp)
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait for the cluster's signer")
 	return cmd
 }

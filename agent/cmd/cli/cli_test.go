@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/nodejoin/nodejoin/agent"
 	"github.com/nodejoin/nodejoin/agent/fault"
 	"github.com/nodejoin/nodejoin/systemd"
@@ -182,5 +184,30 @@ func TestProgress(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Every command of an administrator says where his kubeconfig is looked for, all of the places.
+func TestHelpOfKubeconfig(t *testing.T) {
+	found := 0
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
+		for _, inner := range cmd.Commands() {
+			look(inner)
+		}
+		flag := cmd.Flags().Lookup("kubeconfig")
+		if flag == nil || flag.DefValue != "" { // else it is one to write
+			return
+		}
+		found++
+		for _, place := range []string{"KUBECONFIG", "~/.kube/config", "/etc/kubernetes/admin.conf"} {
+			if !strings.Contains(flag.Usage, place) {
+				t.Errorf("%s: --kubeconfig says %q, and nothing of %s", cmd.CommandPath(), flag.Usage, place)
+			}
+		}
+	}
+	look(Command())
+	if found < 5 {
+		t.Errorf("only %d commands have --kubeconfig", found)
 	}
 }

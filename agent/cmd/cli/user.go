@@ -89,7 +89,7 @@ A certificate cannot be revoked: prefer a short --lifetime.
 	f.StringVar(&o.keyPath, "client-key", "", "path of the key that --csr was made with, as the kubeconfig is to name it (default that of --csr, with .key)")
 	f.StringVar(&o.renew, "renew", "", "kubeconfig to put a new certificate into")
 	f.StringVar(&o.server, "server", "", "API server as the user reaches it, HOST:PORT (default the kubeconfig's)")
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "the administrator's kubeconfig (default as kubectl: KUBECONFIG, ~/.kube/config)")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", kubeconfigHelp)
 	f.DurationVar(&o.timeout, "timeout", agent.DefaultTimeout, "how long to wait for approval")
 	return cmd
 }
