@@ -14,7 +14,10 @@ const serviceCredentials = "/run/credentials/nodejoin.service"
 // Examine looks at everything that can keep this machine from joining or from rotating. Nothing is changed. With wrong, the
 // configuration file cannot be used for that reason, and config is what was said elsewhere.
 func Examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
-	config = config.seenFromOutside(serviceCredentials)
+	return examine(ctx, config.seenFromOutside(serviceCredentials), wrong)
+}
+
+func examine(ctx context.Context, config *Config, wrong error) *doctor.Report {
 	a := New(config, discard())
 	in := doctor.Input{
 		Node: a.node(), ConfigFile: config.options.ConfigFile, ConfigErr: wrong,

@@ -207,3 +207,30 @@ func TestTokenOfTheService(t *testing.T) {
 		})
 	}
 }
+
+// The doctor has the service's token for the credential, and looks at the file of it.
+func TestDoctorSeesTheTokenOfTheService(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(otherToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := options(t, func(o *Options) {
+		in := func(name string) string { return filepath.Join(dir, name) }
+		o.Root, o.Kubeconfig, o.CertDir, o.CAFile, o.StateDir, o.RuntimeDir, o.KubeletConfig = "", in("kubelet.conf"), in("pki"), in("ca.crt"), in("state"), in("run"), in("kubelet.yaml")
+		o.Servers, o.SkipCAVerification = []string{"127.0.0.1:1"}, true
+	})
+	c, err := o.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, f := range examine(t.Context(), c.seenFromOutside(dir), nil).Findings {
+		found = append(found, f.Check+": "+f.Text)
+	}
+	text := strings.Join(found, "\n")
+	for _, want := range []string{"credential: there is the bootstrap token ghijkl", "files: owners and modes are in order"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %q in\n%s", want, text)
+		}
+	}
+}
