@@ -480,6 +480,9 @@ func (k *keeper) run(ctx context.Context) {
 		k.beat()
 		k.revive()
 		begun := time.Now()
+		if k.changed != nil && k.changed() { // somebody acts here: what he did in the cluster is known to every API server a little later
+			pause.pause = 0
+		}
 		k.begin()
 		err := k.pass(ctx)
 		var until time.Time
@@ -508,9 +511,6 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		k.report(err)
 		k.sleep(ctx, until)
-		if k.changed() { // somebody acts here: what he did in the cluster is known to every API server a little later
-			pause.pause = 0
-		}
 		k.pause(ctx, time.Until(begun.Add(leastPass)))
 	}
 }
