@@ -61,7 +61,7 @@ func (m *machine) refusesOther(ctx context.Context, next *testbed.CA) error {
 	if err != nil {
 		return err
 	}
-	if err := m.await(ctx, patience, "the new CA is not trusted", func(s *status.Status) bool {
+	if err := m.await(ctx, "the new CA is not trusted", func(s *status.Status) bool {
 		p := s.Certificates[0].Problem
 		return p != nil && p.Class == fault.Untrusted && p.Remedy != ""
 	}); err != nil {
@@ -81,7 +81,7 @@ func (m *machine) refusesOther(ctx context.Context, next *testbed.CA) error {
 }
 
 func (m *machine) joinsAgain(ctx context.Context, next *testbed.CA) error {
-	if err := m.await(ctx, patience, "it has joined again", func(s *status.Status) bool {
+	if err := m.await(ctx, "it has joined again", func(s *status.Status) bool {
 		return s.Certificates[0].State == status.Valid && s.Problem == nil && s.Ready(time.Now())
 	}); err != nil {
 		return err

@@ -189,7 +189,7 @@ func isBundle(text string, cas ...*testbed.CA) bool {
 
 // tellsPin checks that the operator is told of the CA that the configured hashes do not name.
 func (m *machine) tellsPinOf(ctx context.Context, ca *testbed.CA) error {
-	err := m.await(ctx, patience, "the new CA's hash is named", func(s *status.Status) bool {
+	err := m.await(ctx, "the new CA's hash is named", func(s *status.Status) bool {
 		return strings.Contains(s.CA.UnpinnedNote, ca.Pin()) && strings.Contains(s.Text(time.Now()), ca.Pin())
 	})
 	lines, unread := linesOf(m.agent, regexp.MustCompile(`msg=notice text="the cluster has the CA .*, which no configured hash names.* remedy="add `+ca.Pin()))

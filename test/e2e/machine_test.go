@@ -139,7 +139,7 @@ func (m *machine) join(ctx context.Context) error {
 	if err := m.agent.Start(ctx); err != nil {
 		return err
 	}
-	return m.await(ctx, patience, "the certificate is valid", func(s *status.Status) bool {
+	return m.await(ctx, "the certificate is valid", func(s *status.Status) bool {
 		return len(s.Certificates) != 0 && s.Certificates[0].State == status.Valid
 	})
 }
@@ -147,8 +147,8 @@ func (m *machine) join(ctx context.Context) error {
 func (m *machine) socket() string { return m.file("run", monitor.SocketName) }
 
 // await asks the agent for its status until that is as wanted.
-func (m *machine) await(ctx context.Context, within time.Duration, what string, wanted func(*status.Status) bool) error {
-	err := eventually(ctx, within, func() error {
+func (m *machine) await(ctx context.Context, what string, wanted func(*status.Status) bool) error {
+	err := eventually(ctx, patience, func() error {
 		s, err := monitor.Ask(ctx, m.socket())
 		if err == nil && !wanted(s) {
 			err = fmt.Errorf("not so: %s; the status is\n%s", what, s.Text(time.Now()))
