@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,10 +217,8 @@ func (m *machine) checkKubelet(ctx context.Context, o *observation) error {
 	return errors.Join(wrong...)
 }
 
-// checkUsage compares what the agent needed at first with what it needed at last.
+// checkUsage compares what the agent needed in the first half of the time with what it needed in the second.
 func (o *observation) checkUsage() error {
-	const few = 5
-	begin, end := o.usages[2:2+few], o.usages[len(o.usages)-few:]
 	var wrong []error
 	for _, of := range []struct {
 		what  string
@@ -230,18 +229,39 @@ func (o *observation) checkUsage() error {
 		{"open files", 0, func(u usage) int { return u.files }},
 		{"goroutines", 2, func(u usage) int { return u.goroutines }},
 	} {
-		pick := func(usages []usage) []int {
-			var numbers []int
-			for _, u := range usages {
-				numbers = append(numbers, of.get(u))
-			}
-			return numbers
+		var numbers []int
+		for _, u := range o.usages[2:] { // from where the agent has begun
+			numbers = append(numbers, of.get(u))
 		}
-		if before, after := median(pick(begin)), median(pick(end)); after > before+of.slack {
-			wrong = append(wrong, fmt.Errorf("%d %s after the first rotations, %d after the last: %v", before, of.what, after, pick(o.usages)))
+		if grows(numbers, of.slack) {
+			wrong = append(wrong, fmt.Errorf("the %s grow: %v", of.what, numbers))
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// grows reports whether the second half of some numbers is higher than the first, the lowest of it as well as the highest: what
+// the agent gives back when it has nothing to do for long comes and goes with the moment of the next rotation, which is drawn.
+func grows(numbers []int, slack int) bool {
+	first, second := numbers[:len(numbers)/2], numbers[len(numbers)/2:]
+	return slices.Min(second) > slices.Min(first)+slack && slices.Max(second) > slices.Max(first)+slack
+}
+
+func TestGrows(t *testing.T) {
+	for _, test := range []struct {
+		numbers []int
+		want    bool
+	}{
+		{[]int{10, 10, 10, 10}, false},
+		{[]int{15, 21, 15, 15, 21, 21, 21, 15}, false},
+		{[]int{15, 15, 21, 21}, true},
+		{[]int{10, 11, 12, 13, 14, 15, 16, 17}, true},
+		{[]int{15, 21, 17, 23, 19, 25, 21, 27}, true}, // comes and goes, and grows
+	} {
+		if got := grows(test.numbers, 1); got != test.want {
+			t.Errorf("%v: %t", test.numbers, got)
+		}
+	}
 }
 
 // checkEnd ends the agent, which must have had no trouble.

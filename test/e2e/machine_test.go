@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -333,12 +332,6 @@ func numberAfter(text []byte, pattern string) (int, error) {
 		return 0, fmt.Errorf("there is no %s in %q", pattern, text)
 	}
 	return strconv.Atoi(string(found[1]))
-}
-
-// median returns the middle of some numbers.
-func median(numbers []int) int {
-	sorted := slices.Sorted(slices.Values(numbers))
-	return sorted[len(sorted)/2]
 }
 
 // program returns the path of nodejoin as the scripts have it: this test, with its race detector if it has one.
