@@ -132,6 +132,17 @@ func TestServiceAndLock(t *testing.T) {
 	})
 }
 
+// What the doctor takes for a configuration is what the unit takes for one.
+func TestSomethingIsTheUnits(t *testing.T) {
+	text, err := os.ReadFile("../../systemd/nodejoin.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pattern := strings.TrimPrefix(something.String(), "(?m)"); !strings.Contains(string(text), `"`+pattern+`"`) {
+		t.Errorf("the unit does not look for %s", pattern)
+	}
+}
+
 // A package leaves the unit stopped. Whoever configures the machine then runs "nodejoin doctor && systemctl start nodejoin".
 func TestStoppedService(t *testing.T) {
 	const skipped, stopped = "LoadState=loaded\nActiveState=inactive\nResult=exec-condition\n", "LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\nResult=success\n"
